@@ -1,0 +1,1 @@
+"""Pictures from files to batches, on the host and without jax."""

@@ -1,0 +1,1 @@
+"""Losses that two objectives or more share: pure functions of arrays."""
