@@ -27,7 +27,8 @@ def find(package: str, name: str, setting: str) -> ModuleType:
         if hasattr(module, "make"):
             return module
     offered = sorted(k for k in known if _has_make(parent, k))
-    raise UserError(f"{setting}={name!r} is not known; choose from {', '.join(offered)}{nearest(name, offered)}")
+    choices = f"choose from {', '.join(offered)}{nearest(name, offered)}"
+    raise UserError(f"{setting}={name!r} is not known; {choices}")
 
 
 def nearest(name: str, known) -> str:

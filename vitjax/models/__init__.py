@@ -15,3 +15,8 @@ def build(config: Any, dtype: Any = jnp.float32) -> nn.Module:
       UserError: `config.model.name` names no file of this package.
     """
     return names.find("models", config.name, "config.model.name").make(config, dtype)
+
+
+def part(variables: Any, name: str) -> dict[str, Any]:
+    """The variables of one part of a model, such as 'backbone', in all collections that have it."""
+    return {collection: tree[name] for collection, tree in variables.items() if name in tree}

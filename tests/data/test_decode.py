@@ -1,0 +1,199 @@
+"""Decoding: formats, colours, damage, scaling and crops."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitjax.data.decode import Undecodable, crop_box, decode, fit, random_crop, resize
+
+
+def photo(height=48, width=64) -> np.ndarray:
+    """A smooth picture, so that lossy formats change little."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (height + width)], -1).astype(
+        np.uint8
+    )
+
+
+def encoded(picture, kind: str, **how) -> bytes:
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    out = io.BytesIO()
+    image.save(out, kind, **how)
+    return out.getvalue()
+
+
+def far(a, b) -> int:
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+@pytest.mark.parametrize(
+    "kind, how, tolerance",
+    [
+        ("JPEG", dict(quality=95), 8),
+        ("JPEG", dict(quality=95, progressive=True), 8),
+        ("PNG", {}, 0),
+        ("WEBP", dict(lossless=True), 0),
+        ("BMP", {}, 0),
+        ("TIFF", dict(compression="tiff_lzw"), 0),
+    ],
+)
+def test_every_format_gives_the_picture_in_rgb(kind, how, tolerance):
+    got = decode(encoded(photo(), kind, **how))
+    assert got.dtype == np.uint8 and got.shape == (48, 64, 3)
+    assert far(got, photo()) <= tolerance
+
+
+def test_jpeg_colours_are_pillows_within_two():
+    data = encoded(photo(), "JPEG", quality=75)
+    assert far(decode(data), Image.open(io.BytesIO(data)).convert("RGB")) <= 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = photo()
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright, 1),
+        7: upright.swapaxes(0, 1)[::-1, ::-1],
+        8: np.rot90(upright, -1),
+    }[orientation]
+    how = dict(quality=95) if kind == "JPEG" else {}
+    got = decode(encoded(np.ascontiguousarray(stored), kind, exif=exif, **how))
+    assert got.shape == upright.shape and far(got, upright) <= 8
+
+
+def test_damaged_exif_leaves_the_picture_as_it_is():
+    data = encoded(photo(), "JPEG", quality=95)
+    exif = b"Exif\0\0II*\0\xff\xff\xff\x7f garbage"
+    block = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    assert far(decode(data[:2] + block + data[2:]), photo()) <= 8
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_grey_is_repeated(kind):
+    got = decode(encoded(Image.fromarray(photo()).convert("L"), kind))
+    assert got.shape == (48, 64, 3) and (got[..., 0] == got[..., 2]).all()
+
+
+def test_cmyk_is_converted_as_pillow_does():
+    data = encoded(Image.fromarray(photo()).convert("CMYK"), "JPEG", quality=95)
+    assert far(decode(data), photo()) <= 16
+
+
+def test_sixteen_bits_become_eight():
+    values = np.linspace(0, 65_535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    got = decode(encoded(Image.fromarray(values), "PNG"))
+    assert (got[..., 1] == values >> 8).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_on_white(mode):
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    image.putpixel((1, 2), (0, 0, 0, 255))
+    if mode == "P":
+        image = Image.new("P", (4, 4), 0)
+        image.putpalette([255, 0, 0, 0, 0, 0])
+        image.putpixel((1, 2), 1)
+    got = decode(encoded(image.convert(mode), "PNG", **(dict(transparency=0) if mode == "P" else {})))
+    assert got[2, 1].tolist() == [0, 0, 0] and got[0, 0].tolist() == [255, 255, 255]
+
+
+def test_an_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+    data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert decode(data)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_a_truncated_file_is_an_error_and_not_half_a_picture(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = encoded(noise, kind)
+    for share in (0.02, 0.5, 0.9):
+        with pytest.raises(Undecodable):
+            decode(data[: int(len(data) * share)])
+
+
+def test_stray_bytes_that_do_no_harm_are_no_error():
+    assert far(decode(encoded(photo(), "JPEG", quality=95) + b"\0\0trailing"), photo()) <= 8
+
+
+@pytest.mark.parametrize(
+    "data, match",
+    [(b"", "empty"), (b"<html>not found</html>", "begins with b'<html>"), (b"GIF89a" + b"\0" * 99, "not a")],
+)
+def test_what_is_no_picture_says_so(data, match):
+    with pytest.raises(Undecodable, match=match):
+        decode(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_too_many_pixels_are_refused_by_the_header(kind):
+    with pytest.raises(Undecodable, match="64 x 48 pixels are more than the 3,000 allowed"):
+        decode(encoded(photo(), kind), max_pixels=3_000)
+
+
+def test_an_array_must_be_a_picture():
+    assert decode(photo()) is not None
+    for wrong in (photo().astype(np.float32), photo()[..., :2], photo()[:0]):
+        with pytest.raises(Undecodable, match="is not uint8"):
+            decode(wrong)
+
+
+@pytest.mark.parametrize(
+    "shape, canvas, want",
+    [((48, 64), 32, (24, 32)), ((64, 48), 32, (32, 24)), ((48, 64), 64, (48, 64)), ((48, 64), 99, (48, 64)),
+     ((1, 5000), 100, (1, 100)), ((1, 1), 8, (1, 1))],
+)  # fmt: skip
+def test_fit_keeps_the_aspect_and_never_enlarges(shape, canvas, want):
+    assert fit(photo(*shape), canvas).shape == (*want, 3)
+
+
+@pytest.mark.parametrize("shrink", [1.5, 3, 10])
+def test_shrinking_is_antialiased_as_pillows_is(shrink):
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8))
+    picture = np.asarray(coarse.resize((600, 400), Image.BICUBIC))
+    height, width = round(400 / shrink), round(600 / shrink)
+    want = np.asarray(Image.fromarray(picture).resize((width, height), Image.BILINEAR))
+    error = np.mean((resize(picture, height, width).astype(float) - want) ** 2)
+    assert 10 * np.log10(255**2 / error) > 35
+
+
+def test_a_fine_chequer_board_becomes_grey_and_not_a_pattern():
+    board = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (100, 100))[..., None].repeat(3, -1)
+    got = resize(board, 50, 50)
+    assert far(got, 127) <= 12
+
+
+def test_a_crop_has_the_area_and_aspect_asked_for_and_lies_inside():
+    rng = np.random.default_rng(0)
+    boxes = np.array([crop_box(rng, 300, 400, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(2000)])
+    top, left, height, width = boxes.T
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + height <= 300).all() and (left + width <= 400).all()
+    share, ratio = height * width / (300 * 400), width / height
+    assert 0.195 < share.min() and share.max() < 1.005 and 0.74 < ratio.min() and ratio.max() < 1.345
+    small = np.array([crop_box(rng, 300, 400, (0.2, 0.4), (3 / 4, 4 / 3)) for _ in range(2000)])
+    height, width = small[:, 2], small[:, 3]
+    assert abs((height * width).mean() / (300 * 400) - 0.3) < 0.01
+    assert abs(np.log(width / height).mean()) < 0.02
+
+
+@pytest.mark.parametrize("shape, want", [((10, 100), (0, 43, 10, 13)), ((100, 10), (43, 0, 13, 10))])
+def test_where_no_crop_fits_the_largest_central_one_is_taken(shape, want):
+    assert crop_box(np.random.default_rng(0), *shape, (1.0, 1.0), (3 / 4, 4 / 3)) == want
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (500, 300)])
+def test_a_crop_comes_at_the_size_asked_for(shape):
+    got = random_crop(photo(*shape), np.random.default_rng(0), 32, (0.2, 1.0), (3 / 4, 4 / 3), "bicubic")
+    assert got.shape == (32, 32, 3) and got.dtype == np.uint8

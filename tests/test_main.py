@@ -1,0 +1,162 @@
+"""Whole runs through the command line's own door."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitjax import checkpoint, cli, experiment
+from vitjax import main as main_module
+from vitjax.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = ["--config.batch_size=16", "--config.log.every_steps=1", "--config.mesh.fsdp=1", "--config.mesh.data=-1"]
+
+
+def flags(config, *more):
+    return [f"--config={CONFIGS / config}.py:tiny", *TINY, *more]
+
+
+def run(workdir, config, *more, stop=lambda: False):
+    given = flags(config, *more)
+    return main_module.train(cli.load_config(given), workdir, given=cli.keys(given), stop=stop)
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(workdir):
+    return checkpoint.read_variables(workdir, ("params", "extra", "opt"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("VITJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.mark.parametrize("config", sorted(path.stem for path in CONFIGS.glob("*.py")))
+def test_every_config_has_a_tiny_form_that_runs(config, tmp_path):
+    built = run(tmp_path, config)
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(np.isfinite(row["train/loss"]) and row["train/skipped"] == 0 for row in rows)
+    assert checkpoint.latest_step(tmp_path / "checkpoints") == 2
+    for name in built.evaluations:
+        assert rows[-1][f"eval/{name}/n"] == 32
+        assert {f"eval/{name}/random_init/accuracy", f"eval/{name}/raw_pixels/accuracy"} <= set(rows[-1])
+
+
+def test_an_interrupted_run_ends_as_an_unbroken_one_to_the_bit(tmp_path):
+    length = "--config.total_steps=7"  # 64 pictures, batches of 16: the cuts lie on and within epochs
+    run(tmp_path / "whole", "quickstart", length)
+    for after in (3, 4):
+        asked = iter(range(1, 100))
+        run(tmp_path / "cut", "quickstart", length, stop=lambda: next(asked) == after)  # noqa: B023
+        if after == 3:
+            assert checkpoint.latest_step(tmp_path / "cut" / "checkpoints") == 3
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    for path in whole:
+        np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
+    rows = [metrics(tmp_path / name) for name in ("whole", "cut")]
+    assert [r["step"] for r in rows[1]] == list(range(1, 8))
+    assert [r["train/loss"] for r in rows[0]] == [r["train/loss"] for r in rows[1]]
+
+
+def test_meshes_give_the_same_losses(tmp_path):
+    for name, mesh in {"data": ["fsdp=1", "data=-1"], "fsdp": ["fsdp=8", "data=1"]}.items():
+        run(tmp_path / name, "mae_vitb", *(f"--config.mesh.{axis}" for axis in mesh))
+    losses = [[r["train/loss"] for r in metrics(tmp_path / name)] for name in ("data", "fsdp")]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def folder_of_pictures(path, number=24):
+    rng = np.random.default_rng(0)
+    for i in range(number):
+        file = path / ("cat", "dog")[i % 2] / f"{i:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(file)
+
+
+def test_broken_files_are_listed_once_and_never_stop_a_run(tmp_path):
+    pictures = tmp_path / "pictures"
+    folder_of_pictures(pictures)
+    (pictures / "cat" / "002.png").write_bytes(b"")
+    whole = (pictures / "dog" / "005.png").read_bytes()
+    (pictures / "dog" / "005.png").write_bytes(whole[: len(whole) // 2])
+    more = [f"--config.data.path={pictures}", "--config.total_steps=4"]
+    workdir = tmp_path / "run"
+    asked = iter(range(1, 100))
+    run(workdir, "mae_vitb", *more, stop=lambda: next(asked) == 2)
+    run(workdir, "mae_vitb", *more)
+    bad = [json.loads(line) for line in (workdir / "bad_records.jsonl").read_text().splitlines()]
+    assert sorted(Path(row["name"]).name for row in bad) == ["002.png", "005.png"]
+    assert all(row["reason"] for row in bad)
+
+
+def test_supervised_training_learns_from_a_folder_of_classes_and_starts_from_a_run(tmp_path):
+    pictures = tmp_path / "pictures"
+    for split in ("train", "test"):
+        folder_of_pictures(pictures / split)
+    same = ["--config.model.class_token=True", "--config.model.pool=cls"]
+    run(tmp_path / "mae", "mae_vitb", "--config.model.scan=False")
+    more = [f"--config.data.path={pictures}", f"--config.init.backbone={tmp_path / 'mae'}"]
+    built = run(tmp_path / "fine", "supervised_vits", *same, *more, "--config.optim.base_lr=0.0")
+    assert built.run.class_names == {"label": ("cat", "dog")}
+    source, target = weights(tmp_path / "mae"), weights(tmp_path / "fine")
+    for path, x in target.items():
+        if path.startswith("params/backbone/"):
+            np.testing.assert_array_equal(x, source[path], err_msg=path)
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--config.model.patch_px=15"], r"patch_px=15.*32"),
+        (["--config.batch_size=12"], r"config\.batch_size=12.*8"),
+        (["--config.data.path=/nowhere/at/all"], r"/nowhere/at/all"),
+        (["--config.objective.name=mea"], r"objective\.name='mea'.*did you mean 'mae'"),
+        (["--config.model.name=vti"], r"model\.name='vti'.*did you mean 'vit'"),
+        (["--config.mesh.fsdp=3"], r"config\.mesh\.fsdp=3"),
+        (["--config.optim.name=adam"], r"config\.optim\.name='adam'.*adamw"),
+        (["--config.optim.momentum=0.5"], r"config\.optim\.momentum"),
+        (["--config.dtype=float16"], r"config\.dtype='float16'"),
+        (["--config.total_steps=0"], r"total_steps=0"),
+        (["--config.init.backbone=/nowhere"], r"/nowhere"),
+    ],
+)
+def test_bad_input_is_refused_before_any_computation(tmp_path, monkeypatch, more, message):
+    monkeypatch.setattr(jax, "jit", lambda *_, **__: pytest.fail("something was computed"))
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, "quickstart", *more)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty"):
+        run(tmp_path / "run", "mae_vitb", f"--config.data.path={tmp_path / 'empty'}")
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(tmp_path, "quickstart")
+    with pytest.raises(UserError, match=r"another model.*--workdir"):
+        run(tmp_path, "quickstart", "--config.model.width=64", "--config.total_steps=3")
+
+
+def test_a_run_can_be_read_without_its_data(tmp_path):
+    run(tmp_path, "quickstart")
+    built = experiment.read(tmp_path)
+    variables = experiment.variables(built)
+    shapes = jax.tree.map(lambda x: x.shape, built.run.batch_spec)
+    batch = {name: np.zeros((2, *shape[1:]), np.uint8) for name, shape in shapes.items() if name == "image"}
+    batch["size"] = np.full((2, 2), 32, np.int32)
+    features = built.objective.predict["features"](variables, batch, jax.random.key(0))
+    assert features.shape == (2, built.config.model.width) and features.dtype == np.float32

@@ -1,0 +1,137 @@
+"""The command line: plain options, a config and its overrides; a user's mistake ends with one message and code 2.
+
+ml_collections reads config files and overrides; what is added here is that every mistake names the flag, its
+value and the remedy.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from vitjax import names
+from vitjax.errors import UserError
+
+USAGE_ERROR = 2
+_OVERRIDE = re.compile(r"^--config\.([^=]+)(?:=(.*))?$", re.DOTALL)
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Calls `main(argv)` and exits: with its code, or with 2 and the message alone after a user's mistake."""
+    # Grain reads absl's flags in its workers and refuses to start before they are parsed.
+    flags.FLAGS.mark_as_parsed()
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = USAGE_ERROR
+    sys.exit(code or 0)
+
+
+def parser(module: str, doc: str) -> argparse.ArgumentParser:
+    """An argument parser for `python -m <module>`; options are added to it, configs are not its business."""
+    return _Parser(
+        prog=f"python -m {module}",
+        description=doc,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def parse(options: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The plain options, and the `--config...` flags, which are left for `load_config` or `override`.
+
+    Raises:
+      UserError: an unknown or incomplete option.
+    """
+    values, rest = options.parse_known_args(argv)
+    for flag in rest:
+        if not re.match(r"^--config([.=]|$)", flag):
+            known = [o for action in options._actions for o in action.option_strings] + ["--config"]
+            raise UserError(f"{flag}: no such option{names.nearest(flag.split('=')[0], known)}")
+    return values, rest
+
+
+def load_config(config_flags_given: Sequence[str]) -> ml_collections.ConfigDict:
+    """The config of `--config=FILE[:arg]` with the `--config.key=value` overrides applied.
+
+    Raises:
+      UserError: no or no such file, or an override that `override` refuses.
+    """
+    files = [flag for flag in config_flags_given if not _OVERRIDE.match(flag)]
+    if len(files) != 1 or "=" not in files[0]:
+        raise UserError("give one config file: --config=configs/quickstart.py")
+    path = files[0].split("=", 1)[1]
+    if not Path(path.split(":")[0]).is_file():
+        raise UserError(f"--config={path}: there is no such file")
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["vitjax", files[0]])
+    values(["vitjax", files[0]])
+    return override(holder.value, [flag for flag in config_flags_given if flag not in files])
+
+
+def override(config: ml_collections.ConfigDict, config_flags_given: Sequence[str]) -> ml_collections.ConfigDict:
+    """`config` with `--config.key=value` flags applied to it, each to a value of the type that was there.
+
+    Raises:
+      UserError: an unknown key (the nearest one is named) or a value of another type.
+    """
+    for flag in config_flags_given:
+        match = _OVERRIDE.match(flag)
+        if not match:
+            raise UserError(f"{flag}: here only single settings can be given, as --config.key=value")
+        _set(config, *match.groups())
+    return config
+
+
+def _set(config: ml_collections.ConfigDict, key: str, text: str | None) -> None:
+    """Sets one key from its text."""
+    section, name = _find(config, key)
+    if text == "None" and section[name] is None:
+        return  # a length that is left open, said aloud
+    argv = ["vitjax", f"--config.{key}" + ("" if text is None else f"={text}")]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        values(argv)
+    except (flags.Error, ValueError, TypeError) as error:
+        kind = section.get_type(name).__name__
+        raise UserError(f"--config.{key}={text}: the value must be of type {kind}") from error
+
+
+def _find(config: ml_collections.ConfigDict, key: str) -> tuple[ml_collections.ConfigDict, str]:
+    """The section that holds a setting, and the setting's name in it."""
+    *above, name = key.split(".")
+    section = config
+    for depth, part in enumerate([*above, name]):
+        path = ".".join(["config", *above[:depth]])
+        if not isinstance(section, ml_collections.ConfigDict):
+            raise UserError(f"--config.{key}: {path} is a single value, not a section")
+        if part not in section:
+            near = names.nearest(part, section)
+            have = ", ".join(sorted(section)) or "no settings"
+            raise UserError(f"--config.{key}: there is no such setting{near}; {path} has {have}")
+        holder, section = section, section[part]
+    if isinstance(section, ml_collections.ConfigDict):
+        raise UserError(f"--config.{key} is a section; give one of its settings: {', '.join(sorted(section))}")
+    return holder, name
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def add_workdir(options: argparse.ArgumentParser, meaning: str) -> None:
+    """The option that every command has."""
+    options.add_argument("--workdir", required=True, metavar="DIR", help=meaning)
+
+
+def keys(config_flags_given: Sequence[str]) -> list[str]:
+    """The settings that the flags name, as 'config.a.b'."""
+    return [f"config.{match[1]}" for match in map(_OVERRIDE.match, config_flags_given) if match]

@@ -1,0 +1,202 @@
+"""Configs: the sections that every experiment has, and the proof that each key is read.
+
+An experiment is a file with `get_config(arg='') -> ConfigDict`. It starts from `base_config()` and sets what
+the experiment is about. Defaults live here and in the file, never in the code that reads them, and
+`Tracked` finds the key that nothing reads: a setting without effect is an error, not a surprise.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from vitjax.errors import UserError
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """The settings that every experiment has, with their defaults; `model` and `objective` are its own."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+    c.batch_size = 256
+    # The length of the run: steps win over epochs.
+    c.total_steps = config_dict.placeholder(int)
+    c.total_epochs = config_dict.placeholder(float)
+    c.dtype = "auto"  # 'auto' is bfloat16 on accelerators and float32 on CPUs
+    c.accum = 1  # micro-batches a step
+
+    c.data = d = ml_collections.ConfigDict()
+    d.source = "auto"  # 'auto' decides by what lies at `path`; or 'folder', 'parquet', 'builtin'
+    d.path = ""
+    d.split = "train"
+    d.builtin = ""  # 'scenes' or 'digits', where there is no path
+    d.size_px = 224
+    d.canvas_px = 0  # the decoded picture's longest side; 0 is twice `size_px`
+    d.crop = "device"  # 'host' crops while decoding: cheaper where one crop a picture is all that is needed
+    d.resize = "bicubic"
+    d.eval_crop_fraction = 0.875
+    d.mean = (0.485, 0.456, 0.406)
+    d.std = (0.229, 0.224, 0.225)
+    d.workers = -1  # -1 chooses; 0 decodes in threads; n > 0 in processes
+    d.seed = 0  # of the built-in world
+    d.train_examples = 50_000  # drawn by the built-in world
+    d.eval_examples = 5_000
+    d.cache_dir = ""
+
+    c.augment = ml_collections.ConfigDict()
+    c.augment.crop_area = (0.2, 1.0)
+    c.augment.crop_aspect = (3 / 4, 4 / 3)
+    c.augment.flip = 0.5
+
+    c.optim = o = ml_collections.ConfigDict()
+    o.name = "adamw"
+    o.base_lr = 1e-3
+    o.base_batch = 256  # peak rate = base_lr * batch_size / base_batch; 0: base_lr is the peak rate
+    o.schedule = "cosine"
+    o.warmup_steps = config_dict.placeholder(int)
+    o.warmup_epochs = config_dict.placeholder(float)
+    o.end_lr = 0.0
+    o.weight_decay = 0.05
+    o.no_decay = ()
+    o.b1 = 0.9
+    o.b2 = 0.95
+    o.eps = 1e-8
+    o.clip = "global"
+    o.clip_norm = 0.0
+    o.layer_decay = 1.0
+
+    c.model = ml_collections.ConfigDict()
+    c.objective = ml_collections.ConfigDict()
+
+    c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=-1, tensor=1))
+    c.init = ml_collections.ConfigDict(dict(backbone=""))
+    c.checkpoint = ml_collections.ConfigDict(dict(every_steps=1000, keep=2))
+    c.log = ml_collections.ConfigDict(dict(every_steps=50, pictures_every_steps=0))
+    c.profile = ml_collections.ConfigDict(dict(start_step=-1, steps=3))
+    c.evals = ml_collections.ConfigDict()
+    return c
+
+
+def knn_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `knn`; see `vitjax.evals.knn`."""
+    return _eval("knn", k=20, temperature=0.07, **changes)
+
+
+def linear_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `linear`; see `vitjax.evals.linear`."""
+    return _eval("linear", **changes)
+
+
+def default_evals() -> ml_collections.ConfigDict:
+    """The evaluators of a run whose config names none, for `python -m vitjax.evaluate`."""
+    return ml_collections.ConfigDict(dict(knn=knn_eval(), linear=linear_eval()))
+
+
+def _eval(name: str, **changes: Any) -> ml_collections.ConfigDict:
+    settings = dict(
+        name=name,
+        every_steps=0,  # 0: at the end of the run only
+        train_split="train",
+        eval_split="test",
+        fields=("label",),
+        train_examples=0,  # 0: all
+        eval_examples=0,
+        baselines=("random_init", "raw_pixels"),
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
+def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
+    """The config in the form that was asked for: '' as it is, 'tiny' offline and in seconds.
+
+    Tiny keeps the method, the optimiser and the augmentation, and shrinks data, network and length.
+
+    Raises:
+      UserError: there is no such form.
+    """
+    if arg == "":
+        return config
+    if arg != "tiny":
+        raise UserError(f"the config has no form {arg!r}; leave it out, or use ':tiny'")
+    config.total_steps, config.batch_size = 2, 16
+    config.optim.warmup_steps = 1
+    d = config.data
+    d.source, d.path, d.builtin, d.size_px = "auto", "", "scenes", 32
+    d.train_examples, d.eval_examples, d.workers = 64, 32, 0
+    small = dict(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8)
+    small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
+    for section in (config.model, config.objective):
+        section.update({key: value for key, value in small.items() if key in section})
+    for settings in config.evals.values():
+        settings.train_split, settings.eval_split = "train", "test"
+    return config
+
+
+class Tracked(Mapping):
+    """A read-only view of a config that remembers which keys were read.
+
+    `config.a.b` reads as of a ConfigDict. Taking a whole section as a mapping (`dict(config.a)`,
+    `**config.a`) reads all of it.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, path: str = "config", read: set[str] | None = None):
+        self._config = config
+        self._path = path
+        self._read = set() if read is None else read
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __getitem__(self, name: str) -> Any:
+        path = f"{self._path}.{name}"
+        if name not in self._config:
+            raise UserError(
+                f"{path} is missing; {self._path} has {', '.join(sorted(self._config)) or 'no keys'}"
+            )
+        value = self._config[name]
+        if isinstance(value, ml_collections.ConfigDict):
+            return Tracked(value, path, self._read)
+        self._read.add(path)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._config)
+
+    def __len__(self) -> int:
+        return len(self._config)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain nested dicts; this counts as reading nothing."""
+        return self._config.to_dict()
+
+    def unread(self) -> list[str]:
+        """The keys that nothing has read so far, as 'config.a.b'."""
+        return sorted(set(_leaves(self._config, self._path)) - self._read)
+
+    def refuse_unread(self, given: Collection[str] = ()) -> None:
+        """Nothing, if every key that somebody set for this experiment has been read.
+
+        A default of `base_config` that this experiment has no use for is nobody's mistake; a key that is
+        not among them, or that is in `given` (from the command line, as 'config.a.b'), is.
+
+        Raises:
+          UserError: such a key was read by nothing, so that its value has no effect.
+        """
+        defaults = set(_leaves(base_config(), "config")) - set(given)
+        unread = [key for key in self.unread() if key not in defaults]
+        if unread:
+            these, them = ("these keys", "them") if len(unread) > 1 else ("this key", "it")
+            raise UserError(
+                f"{', '.join(unread)}: nothing in this experiment reads {these}; remove {them}, or "
+                "choose the model, objective, source or evaluator that does"
+            )
+
+
+def _leaves(config: ml_collections.ConfigDict, path: str) -> Iterator[str]:
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _leaves(value, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}"

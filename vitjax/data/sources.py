@@ -1,0 +1,151 @@
+"""Where pictures come from: the small door that every source has, and the choice between sources."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from vitjax.errors import UserError
+
+SPLITS = ("train", "validation", "val", "test")
+_SHARD = re.compile(rf"({'|'.join(SPLITS)})(?=[-_.]|$)", re.IGNORECASE)
+
+
+class Source(Protocol):
+    """A picture set with random access.
+
+    `source[i]` is a flat dict: 'image' (the bytes of a picture file, or uint8 [H, W, 3]) and the
+    record's other fields, such as 'label' or 'label/shape' (int, -1 where there is none). It raises
+    `decode.Undecodable` or OSError where the record cannot be read. Sources pickle cheaply: worker
+    processes get a copy.
+
+    A source whose pictures are arrays of one size in memory may also have
+    `gather(indices: int64 [n]) -> dict of new arrays`: 'image' uint8 [n, H, W, 3] and the fields of
+    `class_names`, a whole batch in one call, which costs far less than its records one by one.
+    """
+
+    class_names: Mapping[str, tuple[str, ...]]  # field -> names of its classes, in the labels' order
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def name(self, index: int) -> str:
+        """What a person needs to find the record: a path, or a shard and a row."""
+
+
+def open_source(data: Any, split: str) -> Source:
+    """The source that `config.data` describes.
+
+    Reads `data.source` and `data.path`; the built-in sets read their own keys.
+
+    Raises:
+      UserError: the path is missing, holds nothing that can be read, or has no such split.
+    """
+    kind, path = data.source, os.path.expanduser(str(data.path))
+    if kind == "auto":
+        kind = _kind(path) if path else "builtin"
+        if kind == "builtin" and not data.builtin:
+            raise UserError(
+                "config.data.path is empty: name your own pictures with --config.data.path=DIR "
+                "(a folder of pictures, or of parquet files), or draw some with "
+                "--config.data.builtin=scenes"
+            )
+    if kind == "builtin":
+        from vitjax.data import builtin
+
+        return builtin.open(data, canonical(split))
+    if kind not in ("folder", "parquet"):
+        raise UserError(
+            f"config.data.source={kind!r} is not known; choose from 'auto', 'folder', 'parquet' or 'builtin'"
+        )
+    check_path(path)
+    if kind == "folder":
+        from vitjax.data.folder import FolderSource
+
+        return FolderSource(path, split)
+    from vitjax.data.parquet import ParquetSource
+
+    return ParquetSource(path, split)
+
+
+def canonical(split: str) -> str:
+    """'validation' for 'val', else the name itself in lower case."""
+    return "validation" if split.lower() == "val" else split.lower()
+
+
+def split_of_shard(name: str) -> str | None:
+    """The split that a shard's file name begins with ('train-00000-of-00002.parquet'), or None."""
+    found = _SHARD.match(name)
+    return canonical(found[1]) if found else None
+
+
+def split_folders(path: str) -> dict[str, str]:
+    """The splits that are folders directly under `path`: {split: folder}.
+
+    Upper and lower case are the same here: a folder 'Test' taken for a class would put the test
+    pictures into training.
+
+    Raises:
+      UserError: two folders are the same split.
+    """
+    found: dict[str, str] = {}
+    for entry in sorted(os.scandir(path), key=lambda e: e.name):
+        if entry.name.lower() not in SPLITS or not entry.is_dir():
+            continue
+        split = canonical(entry.name)
+        if split in found:
+            raise UserError(
+                f"config.data.path={path}: {os.path.basename(found[split])!r} and {entry.name!r} "
+                f"are both the split {split!r}; keep one of them"
+            )
+        found[split] = entry.path
+    return found
+
+
+def choose_split(splits: Mapping[str, Any], split: str, path: str) -> Any:
+    """What `splits` holds under `split`, where 'val' and 'validation' are one name.
+
+    Raises:
+      UserError: there is no such split; the message lists those there are.
+    """
+    if canonical(split) in splits:
+        return splits[canonical(split)]
+    there = ", ".join(repr(s) for s in sorted(splits))
+    raise UserError(
+        f"the split {split!r} is not in config.data.path={path}, which has {there}; "
+        "set config.data.split (training), config.data.eval_split (evaluation) or the evaluator's own "
+        "splits to one of these"
+    )
+
+
+def refuse_unsplit(split: str, path: str) -> None:
+    """Raises:
+    UserError: `split` is not 'train', in a set that has no splits and is therefore all 'train'.
+    """
+    if canonical(split) != "train":
+        raise UserError(
+            f"the split {split!r} is not in config.data.path={path}: nothing there is marked as a split, "
+            f"so all of it is 'train'; put the pictures into folders train/ and {canonical(split)}/, "
+            "or use 'train'"
+        )
+
+
+def check_path(path: str) -> None:
+    """Raises:
+    UserError: there is nothing at `path`; the message says how far the path exists.
+    """
+    if not path:
+        raise UserError("config.data.path is empty: name your pictures with --config.data.path=DIR")
+    if not os.path.exists(path):
+        parent = next(p for p in [*Path(path).absolute().parents] if p.exists())
+        raise UserError(f"config.data.path={path} does not exist ({parent} does); give a folder that does")
+
+
+def _kind(path: str) -> str:
+    """'parquet' where parquet files lie at the path (or in the folders of its splits), else 'folder'."""
+    check_path(path)
+    from vitjax.data.parquet_layout import parquet_files
+
+    return "parquet" if any(parquet_files(path).values()) else "folder"

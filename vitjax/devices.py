@@ -1,0 +1,71 @@
+"""The devices that jax found, those that it should have found, and what it compiled for them before."""
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from vitjax.errors import UserError
+
+NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")
+TPU = ("/dev/accel0", "/dev/vfio/0")
+CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+
+
+def check(allow_cpu: bool, environment: Mapping[str, str] = os.environ) -> None:
+    """Nothing, if jax uses the accelerator that is there, or there is none.
+
+    A run that was meant for an accelerator and quietly takes the CPU is found out hours later. Whoever sets
+    JAX_PLATFORMS=cpu has said that it is meant.
+
+    Raises:
+      UserError: an accelerator is there and jax runs on the CPU; the message says why.
+    """
+    if allow_cpu or environment.get("JAX_PLATFORMS") == "cpu":
+        return
+    present = accelerator()
+    try:
+        if jax.default_backend() != "cpu" or present is None:
+            return
+        cause = _cause(present)
+    except RuntimeError as error:
+        cause = str(error).strip()
+    raise UserError(
+        f"this machine has {present or 'no usable device'}, and jax cannot use it: {cause}; "
+        "--allow_cpu runs on the CPU all the same"
+    )
+
+
+def accelerator(root: Path = Path("/")) -> str | None:
+    """The accelerator that the operating system shows, whether or not jax can use it."""
+    if any((root / path.lstrip("/")).exists() for path in NVIDIA):
+        return "an NVIDIA GPU"
+    if any((root / path.lstrip("/")).exists() for path in TPU):
+        return "a TPU"
+    return None
+
+
+def compilation_cache() -> Path:
+    """Where compiled programs are kept between runs, so that a second start compiles nothing."""
+    home = os.environ.get("VITJAX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vitjax"
+    return Path(home).expanduser() / "compiled"
+
+
+def use_compilation_cache() -> None:
+    """Turns the persistent compilation cache on, unless the user's jax settings already did."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _cause(present: str) -> str:
+    """Why jax took the CPU beside an accelerator."""
+    if "TPU" in present:
+        if importlib.util.find_spec("libtpu") is None:
+            return "libtpu is not installed: pip install 'vitjax[tpu]'"
+        return "libtpu is installed but did not start; another process may hold the TPU"
+    if not any(importlib.util.find_spec(plugin) for plugin in CUDA_PLUGINS):
+        return "jax's CUDA plugin is not installed: pip install 'vitjax[cuda]'"
+    return "the CUDA plugin is installed but did not start; check the driver with nvidia-smi, and jax's log above"

@@ -1,0 +1,206 @@
+"""Frozen features of a whole split, and what every evaluator on them shares."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from vitjax import augment, sharding
+from vitjax.errors import UserError
+
+RAW_PIXELS_PX = 32
+
+
+class Features(NamedTuple):
+    """Features and labels of the n pictures of a split that could be decoded; n_bad could not."""
+
+    x: Float[np.ndarray, "n D"]
+    labels: dict[str, Int[np.ndarray, " n"]]
+    n_bad: int
+
+    @property
+    def n(self) -> int:
+        return len(self.x)
+
+
+def extract(
+    features_of: Callable[[Mapping[str, Array]], Float[Array, "B D"]],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    fields: Sequence[str],
+    mesh: Mesh,
+) -> Features:
+    """Features of every picture exactly once, in the order of `batches`; padding and bad pictures left out.
+
+    The device works on one batch while the host fetches the one before. Host memory is the result alone:
+    it grows in place. With several processes each gets the features of all.
+
+    Raises:
+      UserError: a field is not in the batches, no picture is left, or a feature is not finite.
+    """
+    x, labels, n_bad = _Rows(), {field: _Rows() for field in fields}, 0
+    for out in _one_behind(_dispatched(features_of, batches, fields, mesh)):
+        out = _fetch(out)
+        keep = out["valid"]
+        n_bad += int(out["bad"].sum())
+        x.add(_finite(out["x"][keep]))
+        for field in fields:
+            labels[field].add(out[field][keep])
+    if not x.n:
+        raise UserError(f"the split to evaluate has no picture that can be decoded ({n_bad} can not)")
+    return Features(x.done(), {field: rows.done() for field, rows in labels.items()}, n_bad)
+
+
+def raw_pixels(config_data: Any) -> Callable[[Mapping[str, Array]], Float[Array, "B D"]]:
+    """batch -> the evaluation view as plain pixels in 0..1, flattened; at most 32 x 32 x 3 numbers.
+
+    The baseline that a representation has to beat. No normalisation: what an evaluator does to features
+    it does to these.
+    """
+    size_px = min(RAW_PIXELS_PX, config_data.size_px)
+    fraction, method = config_data.eval_crop_fraction, config_data.resize
+
+    def features_of(batch: Mapping[str, Array]) -> Float[Array, "B D"]:
+        view = augment.center_crop(batch["image"], batch["size"], size_px, fraction, method)
+        return view.reshape(view.shape[0], -1)
+
+    return jax.jit(features_of)
+
+
+def chosen_fields(config: Any, run: Any) -> tuple[str, ...]:
+    """The evaluator's label fields.
+
+    Raises:
+      UserError: none is asked for, or the data set does not have one of them.
+    """
+    setting, fields = f"config.evals.{config.name}.fields", tuple(config.fields)
+    known = [name for name in run.batch_spec if name == "label" or name.startswith("label/")]
+    if not known:
+        raise UserError(
+            f"{setting}={fields}: the data set has no labels; give data that has them (one folder a class, "
+            f"say), or a config without config.evals.{config.name}"
+        )
+    missing = [field for field in fields if field not in known]
+    if missing or not fields:
+        wrong = f"there is no {', '.join(missing)}" if missing else "none is given"
+        raise UserError(f"{setting}={fields}: {wrong}; the data set has {', '.join(known)}")
+    return fields
+
+
+def check_classes(labels: Mapping[str, Int[np.ndarray, " n"]], name: str, split: str) -> None:
+    """Raises UserError where the training labels of a field leave nothing to tell apart."""
+    for field, y in labels.items():
+        if y.min() == y.max():
+            raise UserError(
+                f"config.evals.{name}.fields: all {len(y)} pictures of split {split!r} have one class in "
+                f"{field!r}, so there is nothing to tell apart; leave the field out, or check "
+                f"config.evals.{name}.train_split and train_examples"
+            )
+
+
+def summary(
+    correct: Mapping[str, np.ndarray], test: Features, more: Mapping[str, Mapping[str, float]] | None = None
+) -> dict[str, float]:
+    """{'accuracy', 'n', 'n_bad'}; with several fields also '<field>/accuracy', 'accuracy' being their mean.
+
+    `more` maps further names to a value for each field.
+    """
+    per_field = {"accuracy": {field: float(hits.mean()) for field, hits in correct.items()}, **(more or {})}
+    metrics: dict[str, float] = {}
+    for name, values in per_field.items():
+        if len(values) > 1:
+            metrics |= {f"{field.removeprefix('label/')}/{name}": v for field, v in values.items()}
+        else:
+            metrics[name] = next(iter(values.values()))
+    metrics["accuracy"] = float(np.mean(list(per_field["accuracy"].values())))
+    return {**metrics, "n": test.n, "n_bad": test.n_bad}
+
+
+def tiled(x: np.ndarray, mesh: Mesh, rows: int) -> Array:
+    """x [n, ...] as [tiles, R, ...] on the devices, R (about `rows` a device) split over all of them.
+
+    A loop over tiles then bounds what is alive at a time. The end is padded with zeros; row i of x is row
+    i of the flattened result.
+    """
+    devices = mesh.devices.size
+    tiles = max(1, math.ceil(len(x) / (rows * devices)))
+    per_tile = devices * math.ceil(len(x) / (tiles * devices))
+
+    def block(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[1].indices(per_tile)
+        out = np.zeros((tiles, stop - start, *x.shape[1:]), x.dtype)
+        for t in range(tiles):
+            part = x[t * per_tile + start : t * per_tile + stop]
+            out[t, : len(part)] = part
+        return out
+
+    spec = PartitionSpec(None, mesh.axis_names)
+    return jax.make_array_from_callback(
+        (tiles, per_tile, *x.shape[1:]), NamedSharding(mesh, spec), block
+    )
+
+
+def mesh_or_all(mesh: Mesh | None) -> Mesh:
+    """`mesh`, or one over all devices where there is none (a notebook)."""
+    return Mesh(np.array(jax.devices()), ("data",)) if mesh is None else mesh
+
+
+class _Rows:
+    """Rows that arrive in chunks, in one array that grows in place (realloc moves pages, not bytes)."""
+
+    def __init__(self):
+        self.n = 0
+        self.array: np.ndarray | None = None
+
+    def add(self, rows: np.ndarray) -> None:
+        if self.array is None:
+            self.array = np.zeros((max(1, len(rows)), *rows.shape[1:]), rows.dtype)
+        if self.n + len(rows) > len(self.array):
+            room = max(self.n + len(rows), len(self.array) * 5 // 4)
+            self.array.resize((room, *rows.shape[1:]), refcheck=False)
+        self.array[self.n : self.n + len(rows)] = rows
+        self.n += len(rows)
+
+    def done(self) -> np.ndarray:
+        self.array.resize((self.n, *self.array.shape[1:]), refcheck=False)
+        return self.array
+
+
+def _dispatched(features_of, batches, fields, mesh) -> Iterator[dict[str, Array]]:
+    for batch in batches:
+        missing = [field for field in fields if field not in batch]
+        if missing:
+            known = ", ".join(name for name in batch if name.startswith("label"))
+            raise UserError(f"the pictures have no label {missing[0]!r}; there are: {known or 'none'}")
+        # Bad pictures travel like the labels, so that several processes need no special case.
+        on_device = sharding.put_batch({**batch, "bad": batch["bad_index"] >= 0}, mesh)
+        bad, valid = on_device.pop("bad"), on_device["valid"]
+        yield {"x": features_of(on_device), "bad": bad, "valid": valid} | {f: on_device[f] for f in fields}
+
+
+def _one_behind(items: Iterator[Any]) -> Iterator[Any]:
+    """`items`, each handed out only once its successor has been made (and so dispatched)."""
+    waiting: list[Any] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) == 2:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    if not np.isfinite(x).all():
+        raise UserError(
+            "features that are not finite: the weights have diverged; try a lower config.optim.base_lr"
+        )
+    return x
+
+
+def _fetch(out: dict[str, Array]) -> dict[str, np.ndarray]:
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(out, tiled=True)
+    return jax.device_get(out)

@@ -1,0 +1,108 @@
+"""L-BFGS for several convex problems side by side, from their gradients alone.
+
+The columns of one matrix belong to different problems. A call of the gradient serves all of them, while
+directions, step lengths and histories are each problem's own, so that the result is that of solving them
+one by one. The line search asks only for the slope: in float32 a loss is too coarse to compare two points
+near a minimum long before its gradient is.
+
+Source: Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 7.4.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+MEMORY = 10
+TRIALS = 20
+FLAT, STEEP = 0.5, 0.9  # a step is good if the slope at its end is in [-STEEP, FLAT] times that at its start
+
+
+class Solved(NamedTuple):
+    """The minimum, the iterations taken, and whether every problem reached the tolerance."""
+
+    u: Float[np.ndarray, "D K"]
+    iterations: int
+    converged: bool
+
+
+def minimise(
+    gradient: Callable[[Float[np.ndarray, "D K"]], Float[np.ndarray, "D K"]],
+    u: Float[np.ndarray, "D K"],
+    starts: Int[np.ndarray, " F"],
+    tolerance: float,
+    max_iterations: int,
+) -> Solved:
+    """The minimum of convex problems whose columns begin at `starts`, from the point u.
+
+    A problem has converged when its gradient's norm is `tolerance` of its norm at 0.
+    """
+    spread = np.diff([*starts, u.shape[1]])
+
+    def dot(a, b):
+        return np.add.reduceat(np.einsum("dk,dk->k", a, b), starts)
+
+    def wide(per_problem):
+        return np.repeat(per_problem, spread)
+
+    g = gradient(np.zeros_like(u))
+    goal = tolerance**2 * dot(g, g)
+    if u.any():
+        g = gradient(u)
+    steps: list[tuple] = []
+    for iteration in range(max_iterations):
+        active = dot(g, g) > goal
+        if not active.any():
+            return Solved(u, iteration, True)
+        d = wide(active) * -_direction(g, steps, dot, wide)
+        step, new = _search(lambda t: gradient(u + wide(t) * d), d, dot(g, d), dot)  # noqa: B023
+        s, y = wide(step) * d, new - g
+        steps = [*steps[-MEMORY + 1 :], (s, y, dot(s, y), dot(y, y))]
+        u, g = u + s, new
+    return Solved(u, max_iterations, not (dot(g, g) > goal).any())
+
+
+def _direction(g: np.ndarray, steps: list[tuple], dot: Callable, wide: Callable) -> np.ndarray:
+    """The inverse Hessian, as far as the last steps show it, times g."""
+    q, alphas = g, []
+    for s, y, sy, _ in reversed(steps):
+        alpha = _ratio(dot(s, q), sy)
+        q = q - wide(alpha) * y
+        alphas.append(alpha)
+    if steps:
+        _, _, sy, yy = steps[-1]
+        q = wide(np.where(sy > 0, _ratio(sy, yy), 1)) * q  # the scale of the inverse Hessian
+    for (s, y, sy, _), alpha in zip(steps, reversed(alphas)):
+        q = q + wide(alpha - _ratio(dot(y, q), sy)) * s
+    return q
+
+
+def _search(gradient_at: Callable, d: np.ndarray, slope: np.ndarray, dot: Callable):
+    """Step lengths at whose end the slope has become flat enough, and the gradient there.
+
+    Slopes of convex functions only grow along a line, so that the secant through two of them
+    points at the minimum. A problem that does not move (d = 0) keeps the step 1.
+    """
+    t = np.ones_like(slope)
+    low, high = np.zeros_like(t), np.full_like(t, np.inf)
+    for _ in range(TRIALS):
+        g = gradient_at(t)
+        end = dot(g, d)
+        good = (end >= STEEP * slope) & (end <= -FLAT * slope)
+        if good.all():
+            break
+        far = end > 0
+        low, high = np.where(far, low, t), np.where(far, t, high)
+        rises = end > slope  # rounding apart it always does
+        secant = t * np.where(rises, np.clip(_ratio(-slope, end - slope), 0.1, 4.0), 4.0)
+        bounded = np.isfinite(high)
+        width = np.where(bounded, high, 0) - low
+        inside = np.where(bounded, np.clip(secant, low + 0.1 * width, low + 0.9 * width), secant)
+        t = np.where(good, t, inside)
+    return t, g
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, and 0 where b is not positive: a pair without curvature is passed over."""
+    return np.where(b > 0, a / np.where(b > 0, b, 1), 0)

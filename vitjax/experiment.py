@@ -1,0 +1,233 @@
+"""An experiment: config, surroundings and objective put together, and found again in what a run left.
+
+A run's directory and an export both hold `config.json`: the resolved config and what the method was told of
+its surroundings. That is enough to build the objective again without the data, on any machine.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from vitjax import checkpoint, names, trees
+from vitjax.config import Tracked
+from vitjax.errors import UserError
+from vitjax.evals import Evaluator
+from vitjax.objective import Objective, Run
+
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
+FORMAT = 1
+FILE = "config.json"
+WEIGHTS = "model.safetensors"
+# What a number is compared with: a network of the same form before any training, and no network.
+BASELINES = ("random_init", "raw_pixels")
+
+
+class Evaluation(NamedTuple):
+    """An evaluator, how often it runs (0: at the end only), and what stands beside its numbers."""
+
+    evaluator: Evaluator
+    every_steps: int
+    baselines: tuple[str, ...]
+
+
+class Experiment(NamedTuple):
+    """What a config means, built.
+
+    Attributes:
+      config: as resolved.
+      run: the method's surroundings.
+      objective: what is learned.
+      evaluations: name -> Evaluation.
+      path: the run's directory or the export, or None before there is one.
+    """
+
+    config: Tracked
+    run: Run
+    objective: Objective
+    evaluations: Mapping[str, Evaluation]
+    path: Path | None = None
+
+
+def build(config: Tracked, run: Run, path: Path | None = None) -> Experiment:
+    """The experiment of a config.
+
+    Raises:
+      UserError: a name is not known, a value does not fit, or an evaluator asks for what the objective
+        does not predict.
+    """
+    objective = names.find("objectives", config.objective.name, "config.objective.name").make(config, run)
+    evaluations = {name: _evaluation(config, name, objective, run) for name in config.evals}
+    return Experiment(config, run, objective, evaluations, path)
+
+
+def _evaluation(config: Tracked, name: str, objective: Objective, run: Run) -> Evaluation:
+    settings = config.evals[name]
+    evaluator = names.find("evals", settings.name, f"config.evals.{name}.name").make(settings, run)
+    lacking = [need for need in evaluator.needs if need not in objective.predict]
+    if lacking:
+        raise UserError(
+            f"config.evals.{name} needs {', '.join(lacking)}, and config.objective.name="
+            f"{config.objective.name!r} predicts {', '.join(objective.predict)}"
+        )
+    unknown = [b for b in settings.baselines if b not in BASELINES]
+    if unknown:
+        raise UserError(f"config.evals.{name}.baselines={unknown}: choose from {', '.join(BASELINES)}")
+    return Evaluation(evaluator, settings.every_steps, tuple(settings.baselines))
+
+
+def surroundings(config: Tracked, num_examples: int, class_names: Mapping, batch_spec: Mapping) -> Run:
+    """What the config and the data say to the method.
+
+    Raises:
+      UserError: the run has no length, or a name or number does not fit.
+    """
+    if config.batch_size < 1:
+        raise UserError(f"config.batch_size={config.batch_size} must be at least 1")
+    steps_per_epoch = num_examples / config.batch_size
+    steps, epochs = config.total_steps, config.total_epochs
+    if steps is None and epochs is None:
+        raise UserError(
+            "neither config.total_steps nor config.total_epochs is set: add --config.total_epochs=100, say"
+        )
+    total = steps if steps is not None else math.ceil(epochs * steps_per_epoch)
+    if total < 1:
+        raise UserError(f"config.total_steps={steps}, config.total_epochs={epochs}: the run has no steps")
+    return Run(total, steps_per_epoch, config.batch_size, batch_spec, class_names, _dtype(config.dtype))
+
+
+def _dtype(name: str) -> Any:
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if name not in DTYPES:
+        raise UserError(f"config.dtype={name!r} must be 'auto', 'bfloat16' or 'float32'")
+    return DTYPES[name]
+
+
+def to_json(experiment: Experiment) -> dict[str, Any]:
+    """What `config.json` holds."""
+    run = experiment.run
+    return {
+        "format": FORMAT,
+        "config": experiment.config.to_dict(),
+        "run": {
+            "total_steps": run.total_steps,
+            "steps_per_epoch": run.steps_per_epoch,
+            "batch_size": run.batch_size,
+            "batch_spec": {k: [list(s.shape), str(s.dtype)] for k, s in run.batch_spec.items()},
+            "class_names": {k: list(v) for k, v in run.class_names.items()},
+            "dtype": jnp.dtype(run.dtype).name,
+        },
+    }
+
+
+def write_config(experiment: Experiment) -> None:
+    """Writes `config.json` into the experiment's directory."""
+    experiment.path.mkdir(parents=True, exist_ok=True)
+    partial = experiment.path / f"{FILE}.partial"
+    partial.write_text(json.dumps(to_json(experiment), indent=1))
+    partial.replace(experiment.path / FILE)
+
+
+def read_config(path: str | Path) -> ml_collections.ConfigDict:
+    """The resolved config that a run's directory or an export holds."""
+    return ml_collections.ConfigDict(_tuples(_read_file(path)["config"]))
+
+
+def read(path: str | Path, config: Tracked | None = None) -> Experiment:
+    """The experiment that a run's directory or an export holds.
+
+    Args:
+      config: used instead of the saved one, for a change of its settings.
+
+    Raises:
+      UserError: there is none at `path`.
+    """
+    config = Tracked(read_config(path)) if config is None else config
+    run = _read_file(path)["run"]
+    spec = {k: jax.ShapeDtypeStruct(tuple(s), np.dtype(d)) for k, (s, d) in run["batch_spec"].items()}
+    # The computation's type belongs to the machine that reads, unless the config fixes it.
+    run = run | {"batch_spec": spec, "dtype": _dtype(config.dtype)}
+    return build(config, Run(**run), Path(path))
+
+
+def _read_file(path: str | Path) -> dict[str, Any]:
+    """`config.json` of a run or an export."""
+    file = Path(path) / FILE
+    if not file.is_file():
+        raise UserError(f"{path} holds no {FILE}: give the --workdir of a run, or an export's directory")
+    saved = json.loads(file.read_text())
+    if saved["format"] != FORMAT:
+        raise UserError(f"{file} has format {saved['format']!r}; this version reads format {FORMAT}")
+    return saved
+
+
+def variables(experiment: Experiment) -> dict[str, Any]:
+    """The weights to evaluate or to hand on: of an export, or of a run's newest checkpoint."""
+    file = experiment.path / WEIGHTS
+    if file.is_file():
+        from safetensors.numpy import load_file
+
+        flat = load_file(file)
+        wanted = trees.flatten(jax.eval_shape(lambda: experiment.objective.export(fresh(experiment, 0))))
+        return trees.unflatten(trees.stack(flat, wanted))
+    state = checkpoint.read_state(experiment.path, abstract_state(experiment))
+    return experiment.objective.export(state)
+
+
+def fresh(experiment: Experiment, seed: int, given: Mapping[str, Any] | None = None) -> Any:
+    """A State as `config.seed` starts it; to be called inside jit."""
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    return experiment.objective.init(key, experiment.run.batch_spec, given or {})
+
+
+def abstract_state(experiment: Experiment) -> Any:
+    """The shapes of the experiment's State."""
+    return jax.eval_shape(lambda: fresh(experiment, 0))
+
+
+def given_weights(experiment: Experiment) -> dict[str, Any]:
+    """The arrays that `config.init` brings in, under the names and in the stacking of this model.
+
+    Raises:
+      UserError: a source lacks the part that is asked of it, or is of another model.
+    """
+    given: dict[str, Any] = {}
+    for name, path in experiment.config.init.items():
+        if path:
+            given |= _given_part(name, path)
+    if not given:
+        return {}
+    state = abstract_state(experiment)
+    wanted = trees.flatten({"params": state.params, **state.extra})
+    given = trees.stack(given, wanted)
+    missing = [
+        path
+        for path in wanted
+        if path not in given and any(f"/{name}/" in path for name, p in experiment.config.init.items() if p)
+    ]
+    if missing:
+        raise UserError(f"config.init: the given weights lack {', '.join(missing[:5])} of this model")
+    return given
+
+
+def _given_part(name: str, path: str) -> dict[str, Any]:
+    """The leaves of part `name` in the weights at `path`, under unstacked names."""
+    flat = trees.unstack(trees.flatten(variables(read(path))))
+    part = {k: np.asarray(v) for k, v in flat.items() if k.split("/")[1] == name}
+    if not part:
+        raise UserError(f"config.init.{name}={path!r}: the weights there have no part {name!r}")
+    return part
+
+
+def _tuples(x: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    if isinstance(x, dict):
+        return {k: _tuples(v) for k, v in x.items()}
+    return tuple(_tuples(v) for v in x) if isinstance(x, list) else x

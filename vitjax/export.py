@@ -1,0 +1,207 @@
+"""Hands a model on: safetensors, a JSON config and a model card.
+
+    python -m vitjax.export --workdir=DIR --out=DIR
+
+Nothing is written before the written files were opened again and gave the features of the run.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+import vitjax
+from vitjax import checkpoint, cli, evaluate, experiment, model, trees, writers
+from vitjax.errors import UserError
+from vitjax.experiment import Experiment
+
+CARD = "README.md"
+TOLERANCE = 1e-6
+BATCHES = (1, 3, 17)
+# What these models fix in code and so do not have in their config; a user of the weights needs it all the same.
+FIXED = {"resnet": {"pool": "gap", "activation": "relu", "norm_eps": 1e-5}}
+
+
+def export(workdir: str | Path, out: str | Path, format: str = "vitjax") -> Path:
+    """The directory `out`, which then holds the weights of the run or the export in `workdir`.
+
+    Raises:
+      UserError: there is nothing to export, an unknown format, or `out` is there already.
+      RuntimeError: what was written gives other features than the run; nothing is left of it then.
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format={format} is not known; choose from {', '.join(FORMATS)}")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out={out} is there already; give a new directory, or remove it first")
+    built = experiment.read(workdir)
+    variables = experiment.variables(built)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        FORMATS[format](built, variables, partial)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def write_vitjax(built: Experiment, variables: Any, folder: Path) -> None:
+    """Our own format: float32 under the names of single blocks, and all that `vitjax.load` needs."""
+    step = _step(built)
+    flat = trees.unstack({path: np.asarray(x) for path, x in trees.flatten(variables).items()})
+    save_file(
+        {path: _stored(x) for path, x in flat.items()},
+        folder / experiment.WEIGHTS,
+        metadata={"format": "vitjax", "version": vitjax.__version__, "step": str(step)},
+    )
+    facts = _config(built, flat, step)
+    (folder / experiment.FILE).write_text(json.dumps(facts, indent=1))
+    (folder / CARD).write_text(_card(built, facts, _numbers(built.path)))
+    _compare(model.Model(built, variables), model.load(folder))
+
+
+FORMATS: dict[str, Callable[[Experiment, Any, Path], None]] = {"vitjax": write_vitjax}
+
+
+def _stored(x: np.ndarray) -> np.ndarray:
+    """An array as it is stored: floats as float32, in C order, which safetensors does not see to itself."""
+    return np.ascontiguousarray(x, np.float32 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
+
+
+def _compare(run: model.Model, exported: model.Model) -> None:
+    """Raises:
+    RuntimeError: features of random pictures differ.
+    """
+    if "features" not in run.outputs:
+        return
+    draw, side = np.random.default_rng(0), run.config.data.size_px
+    for count in BATCHES:
+        sizes = draw.integers(side // 2 + 1, 2 * side, (count, 2))
+        pictures = [draw.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+        difference = np.abs(run.features(pictures) - exported.features(pictures)).max()
+        if not difference <= TOLERANCE:
+            raise RuntimeError(
+                f"the exported model's features differ from the run's by {difference:.2g} (batch of {count}; "
+                f"at most {TOLERANCE:g} is right); nothing was written"
+            )
+
+
+def _step(built: Experiment) -> int:
+    """The step that the weights are from."""
+    if (built.path / experiment.WEIGHTS).is_file():
+        return json.loads((built.path / experiment.FILE).read_text())["step"]
+    return checkpoint.latest_step(built.path / checkpoint.FOLDER)
+
+
+def _config(built: Experiment, flat: Mapping[str, np.ndarray], step: int) -> dict[str, Any]:
+    """config.json of the run, and beside it what a user without vitjax needs in order to feed the model."""
+    data, settings = built.config.data, built.config.to_dict()["model"]
+    return experiment.to_json(built) | {
+        "step": step,
+        "preprocess": {
+            "channels": "RGB",
+            "layout": "BHWC",
+            "size_px": data.size_px,
+            "resize": data.resize,
+            "antialias": True,
+            "resize_short_side_px": int(data.size_px / data.eval_crop_fraction),
+            "crop": "center",
+            "crop_fraction": data.eval_crop_fraction,
+            "value_range": [0.0, 1.0],
+            "mean": list(data.mean),
+            "std": list(data.std),
+        },
+        "model": FIXED.get(settings["name"], {}) | settings | {"parameters": _parameters(flat)},
+    }
+
+
+def _parameters(flat: Mapping[str, np.ndarray]) -> int:
+    return sum(x.size for path, x in flat.items() if path.startswith("params/"))
+
+
+def _numbers(path: Path) -> dict[str, float]:
+    """The last value of every number that was measured, in training or by `vitjax.evaluate`."""
+    numbers: dict[str, float] = {}
+    for row in writers.read_metrics(path) + _evaluations(path):
+        numbers |= {k: v for k, v in row.items() if k == "train/loss" or k.startswith("eval/")}
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def _evaluations(path: Path) -> list[dict[str, Any]]:
+    file = path / evaluate.FILE
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def _card(built: Experiment, facts: Mapping[str, Any], numbers: Mapping[str, float]) -> str:
+    """The model card: what it is, how it was trained, what it scored, how to use it."""
+    config, run, feed = built.config, built.run, facts["preprocess"]
+    seen = facts["step"] * run.batch_size
+    mean, std = (", ".join(f"{x:g}" for x in feed[key]) for key in ("mean", "std"))
+    labels = "".join(f"- `{field}`: {_listed(names)}\n" for field, names in run.class_names.items())
+    measured = f"```\n{evaluate.table(numbers)}\n```" if any(k.startswith("eval/") for k in numbers) else "None."
+    loss = f", last training loss {numbers['train/loss']:.4g}" if "train/loss" in numbers else ""
+    return f"""# {config.model.name}, pretrained with {config.objective.name}
+
+{facts["model"]["parameters"]:,} parameters, pictures of {feed["size_px"]} x {feed["size_px"]} px. \
+Written by vitjax {vitjax.__version__} (jax {jax.__version__}).
+
+## Use
+
+```python
+import vitjax
+model = vitjax.load("path/of/this/folder")
+features = model.features(pictures)  # uint8 [B, H, W, 3], any size -> float32 [B, D]
+```
+
+Without vitjax: `{experiment.WEIGHTS}` holds every array under its name (`params/backbone/...`), and \
+`{experiment.FILE}` the architecture (`model`) and what to feed it (`preprocess`): RGB in 0..1, the short side \
+resized to {feed["resize_short_side_px"]} px ({feed["resize"]}, antialiased), the centre cut to \
+{feed["size_px"]} px, minus mean ({mean}), divided by std ({std}).
+
+## Training
+
+{facts["step"]:,} of {run.total_steps:,} steps of {run.batch_size:,} pictures: {seen:,} pictures seen, \
+{facts["step"] / run.steps_per_epoch:,.1f} epochs{loss}. The whole config is in `{experiment.FILE}`.
+
+## Results
+
+Accuracy of probes on the frozen features{" of the trained network, of the same one untrained, and of raw pixels" \
+if any("random_init" in k for k in numbers) else ""}:
+
+{measured}
+
+## Labels of the data
+
+{labels or "None."}
+"""
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, and {len(names) - most} more (all in `{experiment.FILE}`)"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exports what the command line names."""
+    options = cli.parser("vitjax.export", __doc__)
+    cli.add_workdir(options, "a run or an export")
+    options.add_argument("--out", required=True, metavar="DIR", help="where the export is written")
+    options.add_argument("--format", default="vitjax", help=f"one of: {', '.join(FORMATS)}")
+    values, given = cli.parse(options, argv)
+    if given:
+        raise UserError(f"{given[0]}: an export takes the config of the run; no setting can be changed")
+    out = export(values.workdir, values.out, values.format)
+    print(f"Wrote {out}; its features equal the run's. Open it with vitjax.load({str(out)!r}).")
+
+
+if __name__ == "__main__":
+    cli.run(main)

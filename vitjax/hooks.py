@@ -1,0 +1,158 @@
+"""What happens beside the steps: logging, checkpoints, evaluation, pictures, bad records, profiles.
+
+Each function makes a hook for `loop.train`. A hook decides itself when it is due, and the order in which
+they are given is the order in which they run.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from vitjax import evaluate, picture, sharding
+from vitjax.checkpoint import Checkpointer
+from vitjax.data import pipeline, sources
+from vitjax.data.bad_records import BadRecords
+from vitjax.experiment import Experiment
+from vitjax.loop import Event, Hook
+from vitjax.periods import due
+from vitjax.progress import Progress
+from vitjax.writers import MetricsWriter
+
+# Entries of `predict` whose result is pictures, to be looked at during training.
+PICTURES = ("reconstruction", "sample")
+NUM_PICTURES = 8
+# How many bad records one process reports at a time when several must agree on the size of the message.
+REPORTED = 256
+
+
+def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
+    """Writes the step's scalars as 'train/...' and shows them, together with speed and time to go."""
+
+    def hook(event: Event) -> None:
+        progress.step(event.step, event.waited_s)
+        if not due(event.step, every_steps, event.last, first=True):
+            return
+        metrics = {name: float(value) for name, value in jax.device_get(event.metrics).items()}
+        metrics |= progress.report(event.step, metrics)
+        writer.write(event.step, {f"train/{name}": value for name, value in metrics.items()})
+
+    return hook
+
+
+def save(checkpointer: Checkpointer, writer: MetricsWriter, every_steps: int) -> Hook:
+    """Saves the state in the background, and first what was logged up to it."""
+
+    def hook(event: Event) -> None:
+        if due(event.step, every_steps, event.last):
+            writer.flush()
+            checkpointer.save(event.step, event.state)
+
+    return hook
+
+
+def evaluation(built: Experiment, mesh: Mesh, writer: MetricsWriter, progress: Progress) -> Hook:
+    """Runs the evaluators that are due; at the end of the run all of them, beside their baselines."""
+    export = jax.jit(built.objective.export)
+
+    def hook(event: Event) -> None:
+        finished = event.step == built.run.total_steps
+        names = [n for n, e in built.evaluations.items() if due(event.step, e.every_steps, finished)]
+        if not names:
+            return
+        with progress.paused("evaluating"):
+            metrics = evaluate.evaluate(built, export(event.state), mesh, names, baselines=finished)
+        writer.write(event.step, metrics)
+        progress.say(evaluate.table(metrics))
+
+    return hook
+
+
+def pictures(built: Experiment, mesh: Mesh, writer: MetricsWriter, every_steps: int) -> Hook:
+    """Writes what the network sees as a grid of pictures, for objectives that predict pictures."""
+    names = [name for name in PICTURES if name in built.objective.predict]
+    if not names:
+        return lambda event: None
+    predict = {name: jax.jit(built.objective.predict[name]) for name in names}
+    export = jax.jit(built.objective.export)
+    batch = _some_pictures(built, mesh)
+    key = jax.random.key(built.config.seed)
+
+    def hook(event: Event) -> None:
+        if not due(event.step, every_steps, event.last):
+            return
+        variables = export(event.state)
+        for name in names:
+            shown = predict[name](variables, batch, key)
+            columns = [_local(x)[:NUM_PICTURES] for x in shown.values()]
+            writer.picture(event.step, name, picture.grid(columns))
+
+    return hook
+
+
+def bad_records(source: Any, file: Path, progress: Progress, every_steps: int) -> Hook:
+    """Lists each record that could not be decoded once, in `file`, whichever process met it."""
+    found: list[int] = []
+    records = BadRecords(file, source)
+
+    def hook(event: Event) -> None:
+        found.extend(int(i) for i in event.batch["bad_index"] if i >= 0)
+        if due(event.step, every_steps, event.last):
+            records.add(_from_all_processes(found))
+            progress.bad_records = records.count
+
+    return hook
+
+
+def profile(directory: Path, start_step: int, steps: int) -> Hook:
+    """Writes a jax.profiler trace of the `steps` steps that follow `start_step`; below 1 means never."""
+    running = False
+
+    def hook(event: Event) -> None:
+        nonlocal running
+        if event.step == start_step and start_step > 0:
+            jax.block_until_ready(event.metrics)
+            jax.profiler.start_trace(str(directory))
+            running = True
+        elif running and (event.last or event.step >= start_step + steps):
+            jax.block_until_ready(event.metrics)
+            jax.profiler.stop_trace()
+            running = False
+
+    return hook
+
+
+def _some_pictures(built: Experiment, mesh: Mesh) -> Mapping[str, jax.Array]:
+    """The first pictures of the training split, as many as there are shown."""
+    data = built.config.data
+    size = max(NUM_PICTURES, mesh.size)
+    size += -size % mesh.size
+    source = sources.open_source(data, data.split)
+    rows = sharding.local_rows(mesh, size)
+    batches = pipeline.eval_batches(
+        source, batch_size=size, rows=rows, canvas_px=pipeline.canvas_px(data), workers=0, limit=size
+    )
+    return sharding.put_batch(next(iter(batches)), mesh)
+
+
+def _local(x: jax.Array) -> np.ndarray:
+    """The whole of a small array, on every process."""
+    return np.asarray(x if jax.process_count() == 1 else multihost_utils.process_allgather(x, tiled=True))
+
+
+def _from_all_processes(found: list[int]) -> list[int]:
+    """What all processes found; takes what it reports out of `found`."""
+    mine, found[:] = found[:REPORTED], found[REPORTED:]
+    if jax.process_count() == 1:
+        mine, found[:] = mine + found, []
+        return mine
+    message = np.full(REPORTED, -1, np.int64)
+    message[: len(mine)] = mine
+    everyone = multihost_utils.process_allgather(message).ravel()
+    return [int(i) for i in everyone if i >= 0]
+
+

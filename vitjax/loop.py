@@ -1,0 +1,91 @@
+"""The one training loop. It knows no method, no data set and no log: it steps, and calls hooks that are due.
+
+Randomness of a step is `fold_in(run_key, state.step)`, so that a run that stopped anywhere and goes on draws what
+an unbroken run draws.
+"""
+
+import collections
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vitjax import sharding
+from vitjax.objective import Metrics, Objective, State
+
+# Steps that may be on their way to the device at once: enough to hide the host, few enough to bound memory.
+IN_FLIGHT = 2
+
+
+class Event(NamedTuple):
+    """What a hook sees after a step.
+
+    Attributes:
+      step: the number of steps done, this one included.
+      state: after the step; a hook must copy what it keeps, because the next step donates it.
+      metrics: the step's scalars, still on the device.
+      batch: as the host delivered it.
+      waited_s: how long the loop stood waiting for that batch.
+      last: no step follows.
+    """
+
+    step: int
+    state: State
+    metrics: Metrics
+    batch: Mapping[str, np.ndarray]
+    waited_s: float
+    last: bool
+
+
+Hook = Callable[[Event], None]
+
+
+def make_step(objective: Objective, seed: int, mesh: Mesh, shardings: State) -> Callable:
+    """The jitted training step (state, batch) -> (state, metrics); it donates the state."""
+    run_key = jax.random.fold_in(jax.random.key(seed), 1)
+
+    def step(state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
+        return objective.update(state, batch, jax.random.fold_in(run_key, state.step))
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def train(
+    step_fn: Callable,
+    state: State,
+    batches: Iterator[Mapping[str, np.ndarray]],
+    *,
+    first_step: int,
+    total_steps: int,
+    mesh: Mesh,
+    hooks: Sequence[Hook],
+    stop: Callable[[], bool] = lambda: False,
+) -> State:
+    """The state after `total_steps`, or earlier if `stop()` says so after a step.
+
+    Args:
+      step_fn: from `make_step`, traced and called under `sharding.use(mesh)`.
+      batches: starting with the batch of step `first_step`.
+      first_step: steps done so far.
+      hooks: called in their order after every step; each decides for itself whether it is due.
+    """
+    in_flight: collections.deque[Any] = collections.deque()
+    for number in range(first_step + 1, total_steps + 1):
+        before = time.perf_counter()
+        host_batch = next(batches)
+        waited_s = time.perf_counter() - before
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            state, metrics = step_fn(state, sharding.put_batch(host_batch, mesh))
+        in_flight.append(metrics["loss"] if "loss" in metrics else next(iter(metrics.values())))
+        if len(in_flight) > IN_FLIGHT:
+            jax.block_until_ready(in_flight.popleft())
+        stopping = stop()
+        event = Event(number, state, metrics, host_batch, waited_s, number == total_steps or stopping)
+        for hook in hooks:
+            hook(event)
+        if stopping:
+            break
+    return state

@@ -1,0 +1,148 @@
+"""A trained model in a notebook: `vitjax.load(path)`, of a run or an export, on one device."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vitjax import experiment
+from vitjax.errors import UserError
+from vitjax.experiment import Experiment
+
+Pictures = UInt8[np.ndarray, "B H W 3"] | Sequence[UInt8[np.ndarray, "h w 3"]]
+
+MAX_BATCH = 64
+# Pixels of one batch's canvas: 2^24 are 200 MB as float32, which a laptop has.
+MAX_PIXELS = 2**24
+
+
+def load(path: str | Path) -> "Model":
+    """The model that the run or the export at `path` holds, whatever mesh it was trained on.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    built = experiment.read(path)
+    return Model(built, experiment.variables(built))
+
+
+class Model:
+    """Pictures in, what the objective predicts out.
+
+    Attributes:
+      config: the run's, resolved.
+      class_names: label field -> names, of the data it was trained on.
+      variables: the weights, {'params': ..., 'batch_stats': ...}.
+      outputs: the names that `predict` knows.
+    """
+
+    def __init__(self, built: Experiment, variables: Any):
+        self.config = built.config
+        self.class_names = built.run.class_names
+        self.variables = jax.device_put(variables, jax.local_devices()[0])
+        self.outputs = tuple(built.objective.predict)
+        self._path = built.path
+        self._functions = {name: jax.jit(function) for name, function in built.objective.predict.items()}
+
+    def features(self, pictures: Pictures) -> Float[np.ndarray, "B D"]:
+        """The backbone's features, one row a picture.
+
+        Pictures may have any size, and in a list each its own. They are resized, cut and normalised here, as
+        in evaluation: give them as they were read, uint8 RGB in 0..255.
+
+        Raises:
+          UserError: something else than such pictures.
+        """
+        return self.predict("features", pictures)
+
+    def predict(self, name: str, pictures: Pictures) -> Any:
+        """What the objective predicts under `name` (one of `outputs`), a row a picture, as numpy arrays.
+
+        Raises:
+          UserError: there is no such output, or something else than pictures was given.
+        """
+        if name not in self._functions:
+            raise UserError(f"this model predicts {', '.join(self.outputs)}; it has no {name!r}")
+        pictures = _checked(pictures)
+        if not len(pictures):
+            shapes = jax.eval_shape(self._functions[name], self.variables, _batch([], [], 1, (32, 32)), _key())
+            return jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), shapes)
+        numbers, parts = [], []
+        for group, canvas in _groups(pictures):
+            batch = _batch([pictures[i] for i in group], group, _padded(len(group)), canvas)
+            out = jax.device_get(self._functions[name](self.variables, batch, _key()))
+            numbers.extend(group)
+            parts.append(jax.tree.map(lambda x, n=len(group): np.asarray(x)[:n], out))
+        back = np.argsort(numbers)
+        return jax.tree.map(lambda *rows: np.concatenate(rows)[back], *parts)
+
+    def __repr__(self) -> str:
+        count = sum(x.size for x in jax.tree.leaves(self.variables["params"]))
+        return (
+            f"Model({str(self._path)!r}: {self.config.objective.name} with {self.config.model.name}, "
+            f"{count:,} parameters, {self.config.data.size_px} px, predicts {', '.join(self.outputs)})"
+        )
+
+
+def _checked(pictures: Any) -> Any:
+    """The pictures, if they are some."""
+    if isinstance(pictures, Mapping | str):
+        raise UserError("pictures must be a uint8 array [B, H, W, 3] or a list of arrays [h, w, 3]")
+    if not isinstance(pictures, list | tuple):
+        pictures = np.asarray(pictures)
+        if pictures.ndim != 4:
+            raise UserError(f"pictures of shape {pictures.shape} must be [B, H, W, 3]; one is picture[None]")
+    pictures = pictures if isinstance(pictures, np.ndarray) else [np.asarray(x) for x in pictures]
+    for picture in pictures[:1] if isinstance(pictures, np.ndarray) else pictures:
+        if picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
+            raise UserError(f"a picture of shape {picture.shape} must be [height, width, 3], in RGB")
+        if picture.dtype != np.uint8:
+            raise UserError(f"pictures of type {picture.dtype} must be uint8 in 0..255, as they were read")
+    return pictures
+
+
+def _groups(pictures: Sequence[np.ndarray]) -> list[tuple[list[int], tuple[int, int]]]:
+    """Numbers of pictures that share a canvas, in batches of a bounded number of pixels, and that canvas."""
+    by_canvas: dict[tuple[int, int], list[int]] = {}
+    for i, picture in enumerate(pictures):
+        by_canvas.setdefault((_side(picture.shape[0]), _side(picture.shape[1])), []).append(i)
+    groups = []
+    for canvas, members in by_canvas.items():
+        size = max(1, min(MAX_BATCH, MAX_PIXELS // (canvas[0] * canvas[1])))
+        size = 1 << (size.bit_length() - 1)
+        groups += [(members[i : i + size], canvas) for i in range(0, len(members), size)]
+    return groups
+
+
+def _side(px: int) -> int:
+    """The canvas side for `px` pixels: 32, 48, 64, 96, ..., so that few shapes have to be compiled."""
+    side = 32
+    while side < px:
+        side = side * 3 // 2 if side & (side - 1) == 0 else side * 4 // 3
+    return side
+
+
+def _padded(count: int) -> int:
+    """The batch size for `count` pictures: the next power of two."""
+    return 1 << (count - 1).bit_length()
+
+
+def _batch(
+    pictures: Sequence[np.ndarray], numbers: Sequence[int], batch_size: int, canvas: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """A batch as the loader makes them: whole pictures at the top left of the canvas."""
+    image = np.zeros((batch_size, *canvas, 3), np.uint8)
+    size = np.full((batch_size, 2), canvas, np.int32)
+    row = np.zeros(batch_size, np.int32)
+    for i, picture in enumerate(pictures):
+        image[i, : picture.shape[0], : picture.shape[1]] = picture
+        size[i], row[i] = picture.shape[:2], numbers[i]
+    return {"image": image, "size": size, "row": row, "valid": np.arange(batch_size) < len(pictures)}
+
+
+def _key() -> jax.Array:
+    """Fixed: the same pictures give the same prediction."""
+    return jax.random.key(0)

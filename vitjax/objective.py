@@ -1,0 +1,341 @@
+"""An objective is what to learn, as a small tuple of pure functions.
+
+A method writes a loss; `from_loss` (one loss) and `from_players` (a game) own the rest of the step once:
+gradients, accumulation over micro-batches, the optimiser, norms and the refusal of an update that is not
+finite. The loop sees `update` alone and so needs to know no method; evaluators, exports and later stages
+see `export` and `predict` alone and so need not know how a network was trained.
+
+Randomness is a function of (seed, step, row): `update` gets a key made from seed and step, and whatever is
+drawn for one picture must come from `augment.row_keys(key, batch['row'])`. Then accumulation, the number
+of devices and the number of hosts change nothing about what is drawn. The micro-batches of one step share
+their key; a draw that is made for a batch as a whole (drop path) folds in `batch['row'][0]`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from vitjax import sharding, trees
+from vitjax.errors import UserError
+
+Tree = Any
+Batch = Mapping[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+
+
+class State(NamedTuple):
+    """All that a step changes.
+
+    Attributes:
+      step: global batches consumed, skipped updates included; the only field that the loop reads.
+      params: what receives gradients.
+      opt: optimiser slots.
+      extra: batch statistics, EMA teachers, queues, centres, frozen networks.
+    """
+
+    step: Int[Array, ""]
+    params: Tree
+    opt: Tree
+    extra: Tree
+
+
+class Objective(NamedTuple):
+    """What to learn.
+
+    Attributes:
+      init: (key, batch, given={}) -> State. `batch` gives shapes only; `given` maps paths such as
+        'params/backbone/...' to arrays that replace fresh ones before slots and EMA copies are made.
+      update: (state, batch, key) -> (State, {name: scalar}); the whole training step, pure.
+      export: (state) -> variables, the weights to evaluate or to hand on.
+      predict: name -> (variables, batch, key) -> tree; `batch` holds pictures as the loader gives them.
+        A deterministic entry ignores the key.
+    """
+
+    init: Callable[..., State]
+    update: Callable[[State, Batch, Array], tuple[State, Metrics]]
+    export: Callable[[State], Tree]
+    predict: Mapping[str, Callable[[Tree, Batch, Array], Tree]]
+
+
+class Output(NamedTuple):
+    """What a loss says beside its value.
+
+    Attributes:
+      extra: the collections after this batch (batch statistics, queue).
+      metrics: scalars to log, each a mean over the same terms as the loss.
+      weight: how many terms the loss averaged (masked tokens, valid pictures), so that micro-batches
+        combine to the mean over all terms.
+      features: detached [B, D], to watch for collapse.
+      chance: the loss in nats at which nothing is learned.
+    """
+
+    extra: Tree
+    metrics: Metrics = {}
+    weight: Float[Array, ""] | float = 1.0
+    features: Float[Array, "B D"] | None = None
+    chance: float | None = None
+
+
+class Run(NamedTuple):
+    """What a method may know of its surroundings.
+
+    Attributes:
+      total_steps: the horizon of every schedule.
+      steps_per_epoch: training pictures / batch size; not a whole number in general.
+      batch_size: global batch.
+      batch_spec: name -> jax.ShapeDtypeStruct of the global batch on the device.
+      class_names: label field -> names.
+      dtype: of the computation; parameters and reductions stay float32.
+    """
+
+    total_steps: int
+    steps_per_epoch: float
+    batch_size: int
+    batch_spec: Mapping[str, jax.ShapeDtypeStruct]
+    class_names: Mapping[str, Sequence[str]]
+    dtype: Any
+
+
+class Player(NamedTuple):
+    """One side of a game: `name` is its subtree of the parameters, `steps` its updates a round."""
+
+    name: str
+    loss: Callable[..., tuple[Float[Array, ""], Output]]
+    tx: optax.GradientTransformation
+    steps: int = 1
+
+
+def from_loss(
+    *,
+    init: Callable[[Array, Batch], dict[str, Tree]],
+    loss: Callable[..., tuple[Float[Array, ""], Output]],
+    tx: optax.GradientTransformation,
+    export: Callable[[State], Tree],
+    predict: Mapping[str, Callable[..., Tree]],
+    views: Callable[[Batch, Array], Batch] | None = None,
+    start: Callable[[Tree], dict[str, Tree]] | None = None,
+    after: Callable[[Tree, Tree, Array], tuple[Tree, Tree]] | None = None,
+    rate: Callable[[Array], Array] | None = None,
+    accum: int = 1,
+    couples_examples: bool = False,
+) -> Objective:
+    """The objective that minimises one loss.
+
+    Args:
+      init: (key, batch) -> {'params': ..., **collections}.
+      loss: (params, extra, batch, key, step) -> (scalar, Output).
+      tx: the optimiser.
+      views: (batch, key) -> batch; augmentation, inside the accumulation loop, so that the views of a
+        micro-batch exist only while it is worked on.
+      start: (variables) -> extra; EMA copies and empty queues, made once the weights are there.
+      after: (params, extra, step) -> (params, extra); EMA, unit-norm prototypes, a bounded scale.
+      rate: step -> learning rate, to be logged.
+      accum: micro-batches a step.
+      couples_examples: the loss compares pictures of a batch with each other, so that the mean over
+        micro-batches is another loss.
+
+    Raises:
+      UserError: accum > 1 with a loss that couples examples.
+    """
+    if accum > 1 and couples_examples:
+        raise UserError(
+            f"config.accum={accum}: this loss compares the pictures of a batch with each other, so that "
+            "accumulating gradients would change it; use config.accum=1"
+        )
+    gradient = _accumulated(loss, views, accum)
+
+    def begin(key: Array, batch: Batch, given: Mapping[str, Array] | None = None) -> State:
+        params, extra = _begin(init, start, key, batch, given)
+        return State(jnp.zeros((), jnp.int32), params, tx.init(params), extra)
+
+    def update(state: State, batch: Batch, key: Array) -> tuple[State, Metrics]:
+        grads, extra, metrics = gradient(state.params, state.extra, batch, key, state.step)
+        params, opt, metrics = _descend(tx, grads, state.params, state.opt, metrics)
+        if rate is not None:
+            metrics["learning_rate"] = rate(state.step)
+        if after is not None:
+            params, extra = after(params, extra, state.step)
+        return _accept(metrics, State(state.step, params, opt, extra), state)
+
+    return Objective(begin, update, export, predict)
+
+
+def from_players(
+    *,
+    init: Callable[[Array, Batch], dict[str, Tree]],
+    players: Sequence[Player],
+    export: Callable[[State], Tree],
+    predict: Mapping[str, Callable[..., Tree]],
+    views: Callable[[Batch, Array], Batch] | None = None,
+    start: Callable[[Tree], dict[str, Tree]] | None = None,
+    after: Callable[[Tree, Tree, Array], tuple[Tree, Tree]] | None = None,
+    accum: int = 1,
+) -> Objective:
+    """The objective of a game: one update is one round, in which the players move in their order.
+
+    A batch holds as many real pictures as a round uses: it is cut into as many parts as the busiest player
+    has moves, and move i of any player sees part i. So two discriminator steps and one generator
+    step learn from two different sets of real pictures. A player's loss gets all parameters and is
+    differentiated in those under its own name. `after` runs once, at the end of the round.
+
+    Args:
+      players: in the order of their moves; see `from_loss` for the rest. A player's metrics are logged
+        as '<name>/<metric>', averaged over its moves.
+
+    Raises:
+      UserError: the batch does not divide into the round's parts.
+    """
+    parts = max(player.steps for player in players)
+    gradients = [_accumulated(_of_player(player), views, accum) for player in players]
+
+    def begin(key: Array, batch: Batch, given: Mapping[str, Array] | None = None) -> State:
+        params, extra = _begin(init, start, key, batch, given)
+        opt = {player.name: player.tx.init(params[player.name]) for player in players}
+        return State(jnp.zeros((), jnp.int32), params, opt, extra)
+
+    def move(player: Player, gradient: Callable, batches: list[Batch], state: State, key: Array):
+        """All updates of one player in a round; the moves' metrics are averaged."""
+        logged: list[Metrics] = []
+        for i in range(player.steps):
+            others = {name: tree for name, tree in state.params.items() if name != player.name}
+            mine = state.params[player.name]
+            grads, extra, metrics = gradient(
+                mine, (others, state.extra), batches[i], jax.random.fold_in(key, i), state.step
+            )
+            mine, opt, metrics = _descend(player.tx, grads, mine, state.opt[player.name], metrics)
+            state = State(
+                state.step, {**others, player.name: mine}, {**state.opt, player.name: opt}, extra[1]
+            )
+            logged.append(metrics)
+        mean = jax.tree.map(lambda *values: sum(values) / player.steps, *logged)
+        return state, {f"{player.name}/{name}": value for name, value in mean.items()}
+
+    def update(state: State, batch: Batch, key: Array) -> tuple[State, Metrics]:
+        batches = _split(batch, parts, "the moves of a round")
+        new, metrics = state, {}
+        for i, (player, gradient) in enumerate(zip(players, gradients)):
+            new, more = move(player, gradient, batches, new, jax.random.fold_in(key, i))
+            metrics |= more
+        if after is not None:
+            params, extra = after(new.params, new.extra, state.step)
+            new = new._replace(params=params, extra=extra)
+        return _accept(metrics, new, state)
+
+    return Objective(begin, update, export, predict)
+
+
+def _of_player(player: Player) -> Callable:
+    """A player's loss as a function of its own parameters, the others' riding in `extra`."""
+
+    def loss(mine: Tree, carried: tuple[Tree, Tree], batch: Batch, key: Array, step: Array):
+        others, extra = carried
+        value, out = player.loss({**others, player.name: mine}, extra, batch, key, step)
+        return value, out._replace(extra=(others, out.extra))
+
+    return loss
+
+
+def _begin(init: Callable, start: Callable | None, key: Array, batch: Batch, given: Mapping | None):
+    """Fresh variables with `given` laid over them, as (params, extra)."""
+    variables = overlay(init(key, batch), given or {})
+    extra = {name: tree for name, tree in variables.items() if name != "params"}
+    return variables["params"], extra | (start(variables) if start is not None else {})
+
+
+def overlay(variables: Tree, given: Mapping[str, Array]) -> Tree:
+    """`variables` with the leaves that `given` names replaced; dtypes stay those of `variables`.
+
+    Raises:
+      UserError: a given path is not there or has another shape.
+    """
+    flat = trees.flatten(variables)
+    given = trees.stack(given, flat)
+    wrong = [f"{path} (not in this model)" for path in given if path not in flat]
+    wrong += [
+        f"{path} {tuple(given[path].shape)} for {tuple(leaf.shape)}"
+        for path, leaf in flat.items()
+        if path in given and given[path].shape != leaf.shape
+    ]
+    if wrong:
+        raise UserError(f"the weights of config.init are of another model: {'; '.join(wrong[:5])}")
+    return trees.map_with_path(
+        lambda path, leaf: jnp.asarray(given[path], leaf.dtype) if path in given else leaf, variables
+    )
+
+
+def _accumulated(loss: Callable, views: Callable | None, accum: int) -> Callable:
+    """(params, extra, batch, key, step) -> (gradients, extra, metrics) of the mean over all terms."""
+
+    def one(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array):
+        key_views, key_loss = jax.random.split(key)
+        batch = batch if views is None else views(batch, key_views)
+        (value, out), grads = jax.value_and_grad(loss, has_aux=True)(params, extra, batch, key_loss, step)
+        metrics = {"loss": value, **out.metrics}
+        if out.features is not None:
+            metrics["feature_std"] = _feature_std(out.features)
+        if out.chance is not None:
+            metrics["chance"] = jnp.float32(out.chance)
+        return grads, out.extra, metrics, jnp.float32(out.weight)
+
+    if accum == 1:
+        return lambda *args: one(*args)[:3]
+
+    def many(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array):
+        micro = jax.tree.map(lambda *xs: jnp.stack(xs), *_split(batch, accum, f"config.accum={accum}"))
+
+        def body(carry, batch):
+            sums, extra, weights = carry
+            grads, extra, metrics, weight = one(params, extra, batch, key, step)
+            sums = jax.tree.map(lambda total, x: total + weight * x, sums, (grads, metrics))
+            return ((sharding.constrain(sums[0], "params"), sums[1]), extra, weights + weight), None
+
+        first = jax.tree.map(lambda x: x[0], micro)
+        shapes = jax.eval_shape(one, params, extra, first, key, step)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
+        (sums, extra, weights), _ = jax.lax.scan(body, (zeros, extra, jnp.zeros(())), micro)
+        grads, metrics = jax.tree.map(lambda x: x / weights, sums)
+        return grads, extra, metrics
+
+    return many
+
+
+def _split(batch: Batch, parts: int, why: str) -> list[Batch]:
+    """The batch in `parts` equal batches.
+
+    Part i holds rows i, i + parts, ...: rows that lie on one device stay there, which contiguous parts of
+    a sharded batch would not.
+    """
+    size = batch["row"].shape[0]
+    if size % parts:
+        raise UserError(f"config.batch_size={size} must be a multiple of {parts} ({why})")
+    return [
+        jax.tree.map(lambda x, i=i: x.reshape(-1, parts, *x.shape[1:])[:, i], dict(batch))
+        for i in range(parts)
+    ]
+
+
+def _descend(tx: optax.GradientTransformation, grads: Tree, params: Tree, opt: Tree, metrics: Metrics):
+    """One optimiser step: (params, opt, metrics with 'grad_norm')."""
+    metrics = dict(metrics, grad_norm=optax.tree.norm(grads))
+    updates, opt = tx.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt, metrics
+
+
+def _accept(metrics: Metrics, new: State, old: State) -> tuple[State, Metrics]:
+    """The new state if loss and gradients are finite, else the old one; `step` advances either way."""
+    watched = [value for name, value in metrics.items() if name.split("/")[-1] in ("loss", "grad_norm")]
+    finite = jnp.all(jnp.isfinite(jnp.stack(watched)))
+    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    return kept._replace(step=old.step + 1), dict(metrics, skipped=1.0 - finite)
+
+
+def _feature_std(features: Float[Array, "B D"]) -> Float[Array, ""]:
+    """Spread of unit-length features: about 1 when they fill the sphere, 0 when all pictures look alike."""
+    x = jax.lax.stop_gradient(features).astype(jnp.float32)
+    x = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-12)
+    return jnp.mean(jnp.std(x, axis=0)) * np.sqrt(x.shape[-1])
