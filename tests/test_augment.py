@@ -57,13 +57,16 @@ def column(*numbers):
 
 
 @pytest.mark.parametrize("method", augment.METHODS)
-@pytest.mark.parametrize("start, length, size_px", [(0, 40, 40), (3, 30, 12), (5, 9, 24), (20, 20, 7), (39, 1, 8)])
+@pytest.mark.parametrize(
+    "start, length, size_px", [(0, 40, 40), (3, 30, 12), (5, 9, 24), (20, 20, 7), (39, 1, 8)]
+)
 def test_weights_equal_those_of_jax_image(method, start, length, size_px):
     weights = resize_weights(column(start), column(length), size_px, 40, method)[0]
     x = jax.random.normal(jax.random.key(1), (40, 1))
     scale = jnp.asarray([size_px / length, 1.0])
+    cut = x[start : start + length]
     wanted = jax.image.scale_and_translate(
-        x[start : start + length], (size_px, 1), (0, 1), scale, jnp.zeros(2), JAX_METHOD[method], antialias=True
+        cut, (size_px, 1), (0, 1), scale, jnp.zeros(2), JAX_METHOD[method], antialias=True
     )
     np.testing.assert_allclose(weights @ x, wanted, atol=2e-6)
 
@@ -125,7 +128,8 @@ def test_whole_picture_of_the_right_size_is_untouched():
 def test_nothing_outside_the_picture_is_read():
     pictures = [picture(20, 13, i) for i in range(8)]
     images, sizes = canvases(pictures, 32)
-    other = jnp.where((jnp.arange(32) < 20)[:, None, None] & (jnp.arange(32) < 13)[:, None], images, 255 - images)
+    inside = (jnp.arange(32) < 20)[:, None] & (jnp.arange(32) < 13)
+    other = jnp.where(inside[..., None], images, 255 - images)
     for view in (
         lambda x: random_resized_crop(keys_of(8), x, sizes, 16, AREA, ASPECT),
         lambda x: center_crop(x, sizes, 16, 0.875),

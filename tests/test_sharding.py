@@ -26,7 +26,8 @@ def specs_of(tree, mesh, **kwargs):
 
 
 @pytest.mark.parametrize(
-    "sizes, shape", [((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 4, 1), (2, 4, 1)), ((2, 4, 1), (2, 4, 1))]
+    "sizes, shape",
+    [((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 4, 1), (2, 4, 1)), ((2, 4, 1), (2, 4, 1))],
 )
 def test_mesh_fills_the_devices(sizes, shape):
     assert tuple(mesh_of(*sizes).shape.values()) == shape
@@ -53,7 +54,10 @@ class State(NamedTuple):
 def state():
     params = {
         "backbone": {
-            "stack": {"blocks": {"mlp": {"fc1": {"kernel": shape_of(64, 32, 512)}}, "norm": {"scale": shape_of(64, 32)}}},
+            "blocks": {
+                "mlp": {"fc1": {"kernel": shape_of(64, 32, 512)}},
+                "norm": {"scale": shape_of(64, 32)},
+            },
             "conv": {"kernel": shape_of(3, 3, 64, 128)},
         },
         "odd": shape_of(1001, 1003),
@@ -68,7 +72,7 @@ def test_fsdp_splits_the_largest_axis_and_never_depth():
     params = specs_of(state(), mesh_of()).params
     assert params["backbone"]["conv"]["kernel"] == P(None, None, None, "fsdp")
     # Depth 64 is divisible by 8 and the largest but one: still never split.
-    assert params["backbone"]["stack"]["blocks"]["mlp"]["fc1"]["kernel"] == P(None, None, "fsdp")
+    assert params["backbone"]["blocks"]["mlp"]["fc1"]["kernel"] == P(None, None, "fsdp")
 
 
 def test_small_odd_and_scalar_leaves_are_replicated():
@@ -76,7 +80,7 @@ def test_small_odd_and_scalar_leaves_are_replicated():
     assert specs.step == P()
     assert specs.params["odd"] == P()
     # 64 x 32 numbers a stack, but only 32 a block.
-    assert specs.params["backbone"]["stack"]["blocks"]["norm"]["scale"] == P()
+    assert specs.params["backbone"]["blocks"]["norm"]["scale"] == P()
 
 
 def test_slots_and_copies_lie_with_their_parameters():
@@ -121,7 +125,11 @@ def test_one_process_loads_every_row_in_order(sizes):
 
 def test_batch_reaches_the_devices_without_what_stays_on_the_host():
     names = np.array(["a"] * 16, dtype=object)
-    host = {"image": np.arange(16 * 12, dtype=np.uint8).reshape(16, 2, 2, 3), "index": np.arange(16), "name": names}
+    host = {
+        "image": np.arange(16 * 12, dtype=np.uint8).reshape(16, 2, 2, 3),
+        "index": np.arange(16),
+        "name": names,
+    }
     mesh = mesh_of(2, 2, 2)
     batch = sharding.put_batch(host, mesh)
     assert set(batch) == {"image"}

@@ -200,7 +200,7 @@ def resize_weights(
 
 
 def _cubic(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Keys's kernel with a = -0.5, as PIL and torch's antialiased resize have it (not torch's plain one, -0.75)."""
+    """Keys's kernel with a = -0.5, as in PIL and torch's antialiased resize; torch's plain one has -0.75."""
     near = ((1.5 * x - 2.5) * x) * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
     return jnp.where(x < 1.0, near, jnp.where(x < 2.0, far, 0.0))
@@ -210,7 +210,8 @@ def _resample(
     images: UInt8[Array, "B H W 3"], rows: Float[Array, "B S H"], columns: Float[Array, "B S W"]
 ) -> Float[Array, "B S S 3"]:
     """The products of weights and pictures, in 0..1; cubic weights overshoot, and are cut off as in PIL."""
-    # HIGH is float32 on CPUs, TF32 on GPUs, three passes of bfloat16 on TPUs, whose single pass loses a grey level.
+    # HIGH is float32 on CPUs, TF32 on GPUs and three passes of bfloat16 on TPUs, where one pass would
+    # lose a grey level.
     high = jax.lax.Precision.HIGH
     tall = jnp.einsum("bsh,bhwc->bswc", rows / 255, images.astype(jnp.float32), precision=high)
     return jnp.clip(jnp.einsum("btw,bswc->bstc", columns, tall, precision=high), 0.0, 1.0)
@@ -258,8 +259,8 @@ def _statistics(data: Any) -> tuple[np.ndarray, np.ndarray]:
     mean, std = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
     if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
         raise UserError(
-            f"config.data.mean={tuple(data.mean)} and config.data.std={tuple(data.std)} must be three numbers "
-            "each, of colours in 0..1, and std above 0"
+            f"config.data.mean={tuple(data.mean)} and config.data.std={tuple(data.std)} must be three "
+            "numbers each, of colours in 0..1, and std above 0"
         )
     return mean, std
 

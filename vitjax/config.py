@@ -52,18 +52,19 @@ def base_config() -> ml_collections.ConfigDict:
     o.name = "adamw"
     o.base_lr = 1e-3
     o.base_batch = 256  # peak rate = base_lr * batch_size / base_batch; 0: base_lr is the peak rate
-    o.schedule = "cosine"
+    o.schedule = "cosine"  # or 'constant', 'rsqrt'
     o.warmup_steps = config_dict.placeholder(int)
     o.warmup_epochs = config_dict.placeholder(float)
     o.end_lr = 0.0
-    o.weight_decay = 0.05
-    o.no_decay = ()
-    o.b1 = 0.9
-    o.b2 = 0.95
-    o.eps = 1e-8
-    o.clip = "global"
-    o.clip_norm = 0.0
-    o.layer_decay = 1.0
+    o.timescale_steps = 10_000  # of 'rsqrt'
+    o.cooldown_steps = 0
+    o.weight_decay = 0.05  # never on vectors
+    o.no_decay = ()  # patterns of further paths
+    o.b1, o.b2, o.eps = 0.9, 0.95, 1e-8  # AdamW
+    o.momentum, o.nesterov = 0.9, False  # SGD and LARS
+    o.trust_coefficient, o.form = 1e-3, "simclr"  # LARS; or 'byol'
+    o.clip, o.clip_norm = "global", 0.0  # or 'per_tensor'; a norm of 0 is off
+    o.layer_decay = 1.0  # 1 is off
 
     c.model = ml_collections.ConfigDict()
     c.objective = ml_collections.ConfigDict()
@@ -125,6 +126,8 @@ def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDi
     d.train_examples, d.eval_examples, d.workers = 64, 32, 0
     small = dict(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8)
     small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
+    if config.model.name == "resnet":
+        small["depth"] = 18  # the shallowest there is
     for section in (config.model, config.objective):
         section.update({key: value for key, value in small.items() if key in section})
     for settings in config.evals.values():

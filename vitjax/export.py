@@ -12,20 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 import vitjax
-from vitjax import checkpoint, cli, evaluate, experiment, model, trees, writers
+from vitjax import checkpoint, cli, experiment, model, model_card, trees
 from vitjax.errors import UserError
 from vitjax.experiment import Experiment
 
-CARD = "README.md"
 TOLERANCE = 1e-6
 BATCHES = (1, 3, 17)
-# What these models fix in code and so do not have in their config; a user of the weights needs it all the same.
+# What these models fix in code and so have in no config; a user of the weights needs it all the same.
 FIXED = {"resnet": {"pool": "gap", "activation": "relu", "norm_eps": 1e-5}}
 
 
@@ -65,7 +63,7 @@ def write_vitjax(built: Experiment, variables: Any, folder: Path) -> None:
     )
     facts = _config(built, flat, step)
     (folder / experiment.FILE).write_text(json.dumps(facts, indent=1))
-    (folder / CARD).write_text(_card(built, facts, _numbers(built.path)))
+    (folder / model_card.FILE).write_text(model_card.card(facts, model_card.numbers(built.path)))
     _compare(model.Model(built, variables), model.load(folder))
 
 
@@ -85,8 +83,8 @@ def _compare(run: model.Model, exported: model.Model) -> None:
         return
     draw, side = np.random.default_rng(0), run.config.data.size_px
     for count in BATCHES:
-        sizes = draw.integers(side // 2 + 1, 2 * side, (count, 2))
-        pictures = [draw.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+        # One size a batch: every canvas is compiled twice.
+        pictures = draw.integers(0, 256, (count, side + count, 2 * side, 3), np.uint8)
         difference = np.abs(run.features(pictures) - exported.features(pictures)).max()
         if not difference <= TOLERANCE:
             raise RuntimeError(
@@ -126,68 +124,6 @@ def _config(built: Experiment, flat: Mapping[str, np.ndarray], step: int) -> dic
 
 def _parameters(flat: Mapping[str, np.ndarray]) -> int:
     return sum(x.size for path, x in flat.items() if path.startswith("params/"))
-
-
-def _numbers(path: Path) -> dict[str, float]:
-    """The last value of every number that was measured, in training or by `vitjax.evaluate`."""
-    numbers: dict[str, float] = {}
-    for row in writers.read_metrics(path) + _evaluations(path):
-        numbers |= {k: v for k, v in row.items() if k == "train/loss" or k.startswith("eval/")}
-    return {name: value for name, value in numbers.items() if value is not None}
-
-
-def _evaluations(path: Path) -> list[dict[str, Any]]:
-    file = path / evaluate.FILE
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
-def _card(built: Experiment, facts: Mapping[str, Any], numbers: Mapping[str, float]) -> str:
-    """The model card: what it is, how it was trained, what it scored, how to use it."""
-    config, run, feed = built.config, built.run, facts["preprocess"]
-    seen = facts["step"] * run.batch_size
-    mean, std = (", ".join(f"{x:g}" for x in feed[key]) for key in ("mean", "std"))
-    labels = "".join(f"- `{field}`: {_listed(names)}\n" for field, names in run.class_names.items())
-    measured = f"```\n{evaluate.table(numbers)}\n```" if any(k.startswith("eval/") for k in numbers) else "None."
-    loss = f", last training loss {numbers['train/loss']:.4g}" if "train/loss" in numbers else ""
-    return f"""# {config.model.name}, pretrained with {config.objective.name}
-
-{facts["model"]["parameters"]:,} parameters, pictures of {feed["size_px"]} x {feed["size_px"]} px. \
-Written by vitjax {vitjax.__version__} (jax {jax.__version__}).
-
-## Use
-
-```python
-import vitjax
-model = vitjax.load("path/of/this/folder")
-features = model.features(pictures)  # uint8 [B, H, W, 3], any size -> float32 [B, D]
-```
-
-Without vitjax: `{experiment.WEIGHTS}` holds every array under its name (`params/backbone/...`), and \
-`{experiment.FILE}` the architecture (`model`) and what to feed it (`preprocess`): RGB in 0..1, the short side \
-resized to {feed["resize_short_side_px"]} px ({feed["resize"]}, antialiased), the centre cut to \
-{feed["size_px"]} px, minus mean ({mean}), divided by std ({std}).
-
-## Training
-
-{facts["step"]:,} of {run.total_steps:,} steps of {run.batch_size:,} pictures: {seen:,} pictures seen, \
-{facts["step"] / run.steps_per_epoch:,.1f} epochs{loss}. The whole config is in `{experiment.FILE}`.
-
-## Results
-
-Accuracy of probes on the frozen features{" of the trained network, of the same one untrained, and of raw pixels" \
-if any("random_init" in k for k in numbers) else ""}:
-
-{measured}
-
-## Labels of the data
-
-{labels or "None."}
-"""
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown}, and {len(names) - most} more (all in `{experiment.FILE}`)"
 
 
 def main(argv: Sequence[str]) -> None:

@@ -215,6 +215,7 @@ def _facts(
     device = mesh.devices.flat[0]
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     rates = optim.describe(config, run)
+    unfinished = ", which the run does not reach" if rates["warmup_steps"] > run.total_steps else ""
     epochs = run.total_steps / run.steps_per_epoch
     picture = run.batch_spec["image"]
     return {
@@ -224,7 +225,7 @@ def _facts(
         "compute": f"{flops_per_step / run.batch_size / 1e9:.3g} GFLOP a picture, forward and backward",
         "data": f"{source!r}: {len(source):,} pictures, {picture.size // run.batch_size / 1e3:,.0f} kB each on the way",
         "batch": f"{run.batch_size} pictures in {config.accum} part(s), {run.steps_per_epoch:,.1f} steps an epoch",
-        "learning rate": f"{rates['base_lr']:g} -> peak {rates['peak_lr']:g} after {rates['warmup_steps']:,} steps",
+        "learning rate": f"{rates['base_lr']:g} -> peak {rates['peak_lr']:g} after {rates['warmup_steps']:,} steps{unfinished}",
         "horizon": f"{run.total_steps:,} steps = {epochs:,.1f} epochs = {run.total_steps * run.batch_size:,} pictures",
         "start": f"from the checkpoint of step {first:,}" if first else "fresh",
         "workdir": str(built.path),

@@ -17,6 +17,7 @@ Pictures = UInt8[np.ndarray, "B H W 3"] | Sequence[UInt8[np.ndarray, "h w 3"]]
 MAX_BATCH = 64
 # Pixels of one batch's canvas: 2^24 are 200 MB as float32, which a laptop has.
 MAX_PIXELS = 2**24
+KEY = 0  # the same pictures give the same prediction, even one that draws at random
 
 
 def load(path: str | Path) -> "Model":
@@ -41,7 +42,7 @@ class Model:
 
     def __init__(self, built: Experiment, variables: Any):
         self.config = built.config
-        self.class_names = built.run.class_names
+        self.class_names = {field: tuple(names) for field, names in built.run.class_names.items()}
         self.variables = jax.device_put(variables, jax.local_devices()[0])
         self.outputs = tuple(built.objective.predict)
         self._path = built.path
@@ -67,16 +68,17 @@ class Model:
         if name not in self._functions:
             raise UserError(f"this model predicts {', '.join(self.outputs)}; it has no {name!r}")
         pictures = _checked(pictures)
+        function, key = self._functions[name], jax.random.key(KEY)
         if not len(pictures):
-            shapes = jax.eval_shape(self._functions[name], self.variables, _batch([], [], 1, (32, 32)), _key())
+            shapes = jax.eval_shape(function, self.variables, _batch([], [], 1, (32, 32)), key)
             return jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), shapes)
-        numbers, parts = [], []
+        order, parts = [], []
         for group, canvas in _groups(pictures):
             batch = _batch([pictures[i] for i in group], group, _padded(len(group)), canvas)
-            out = jax.device_get(self._functions[name](self.variables, batch, _key()))
-            numbers.extend(group)
-            parts.append(jax.tree.map(lambda x, n=len(group): np.asarray(x)[:n], out))
-        back = np.argsort(numbers)
+            out = jax.device_get(function(self.variables, batch, key))
+            parts.append(jax.tree.map(lambda x, group=group: x[: len(group)], out))
+            order.extend(group)
+        back = np.argsort(order)
         return jax.tree.map(lambda *rows: np.concatenate(rows)[back], *parts)
 
     def __repr__(self) -> str:
@@ -141,8 +143,3 @@ def _batch(
         image[i, : picture.shape[0], : picture.shape[1]] = picture
         size[i], row[i] = picture.shape[:2], numbers[i]
     return {"image": image, "size": size, "row": row, "valid": np.arange(batch_size) < len(pictures)}
-
-
-def _key() -> jax.Array:
-    """Fixed: the same pictures give the same prediction."""
-    return jax.random.key(0)

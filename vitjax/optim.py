@@ -118,7 +118,9 @@ def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: trees.map_with_path(clip, updates))
 
 
-def add_weight_decay(weight_decay: float, adapts: Callable[[str, int], float]) -> optax.GradientTransformation:
+def add_weight_decay(
+    weight_decay: float, adapts: Callable[[str, int], float]
+) -> optax.GradientTransformation:
     """Adds weight_decay * adapts(name, rank) * parameter to the update."""
 
     def add(path: str, update: Array, param: Array) -> Array:
@@ -255,22 +257,18 @@ def _peak(settings: Any, run: Any) -> float:
 
 
 def _warmup_steps(settings: Any, run: Any) -> float:
-    """The length of the warm-up; a fraction of a step counts, as in MAE's fractional epochs."""
+    """The length of the warm-up; a fraction of a step counts, as in MAE's fractional epochs.
+
+    It may be longer than the run: a few steps of a long recipe are the recipe's first steps.
+    """
     steps, epochs = settings.warmup_steps, settings.warmup_epochs
     if steps is not None:
         warmup, setting = steps, f"config.optim.warmup_steps={steps}"
-    elif epochs is not None:
-        warmup = epochs * run.steps_per_epoch
-        setting = f"config.optim.warmup_epochs={epochs:g} ({warmup:,.0f} steps)"
     else:
-        return 0.0
+        warmup = (epochs or 0.0) * run.steps_per_epoch
+        setting = f"config.optim.warmup_epochs={epochs}"
     if warmup < 0:
         raise UserError(f"{setting} must be at least 0")
-    if warmup > run.total_steps:
-        raise UserError(
-            f"{setting} is longer than the run of {run.total_steps:,} steps; "
-            f"train longer, or set config.optim.warmup_steps={run.total_steps // 10}"
-        )
     return float(warmup)
 
 

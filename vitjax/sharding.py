@@ -1,7 +1,7 @@
 """Where arrays live: the mesh, and a sharding for every leaf from its path and shape.
 
 Losses and models are written for the global batch and know nothing of devices; the one thing that models
-import from here is `constrain`. Parameters are sharded over `fsdp` by default, so that nobody has to list them.
+import from here is `constrain`. Parameters are sharded over `fsdp` by default: nobody has to list them.
 """
 
 import contextlib
@@ -26,9 +26,10 @@ HOST_KEYS = ("index", "bad_index")
 # A smaller leaf is replicated: gathering it costs more time than its memory is worth.
 MIN_SIZE = 2**14
 
-# Path -> the axis, counted from the end, that the `tensor` axis of the mesh splits. Columns first, rows after,
-# so that each attention and each MLP needs one all-reduce (Megatron-LM, arXiv:1909.08053, section 3).
-TENSOR_RULES: tuple[tuple[str, int], ...] = (
+# Path -> the axis, counted from the end, that the `tensor` axis of the mesh splits. Columns first, rows
+# after, so that each attention and each MLP needs one all-reduce (Megatron-LM, arXiv:1909.08053, section 3).
+Rules = Sequence[tuple[str, int]]
+TENSOR_RULES: Rules = (
     (r"attn/qkv/(kernel|bias)$", -1),
     (r"attn/proj/kernel$", -2),
     (r"mlp/fc1/(kernel|bias)$", -1),
@@ -65,7 +66,7 @@ def use(mesh: Mesh) -> Iterator[Mesh]:
 
 
 def constrain(x: Any, kind: str) -> Any:
-    """`x` held to a sharding inside a jitted function: 'batch' splits axis 0, 'params' follows the path rules.
+    """`x` held to a sharding inside a jitted function: 'batch' splits axis 0, 'params' follows the rules.
 
     Returns `x` itself where no mesh is in use, and for 'batch' where axis 0 does not divide (the single
     example that initialisation runs on).
@@ -85,7 +86,7 @@ def constrain(x: Any, kind: str) -> Any:
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, int]] = TENSOR_RULES, min_size: int = MIN_SIZE) -> Any:
+def shardings(tree: Any, mesh: Mesh, rules: Rules = TENSOR_RULES, min_size: int = MIN_SIZE) -> Any:
     """A tree like `tree` (a State, of arrays or ShapeDtypeStructs) with the sharding of each leaf.
 
     Leaves below `params` go by the rules. Any other leaf (optimiser slot, EMA copy) whose path ends in a
@@ -168,7 +169,7 @@ def _shards(mesh: Any) -> int:
 def _specs(
     flat: Mapping[str, Any],
     sizes: Mapping[str, int],
-    rules: Sequence[tuple[str, int]] = TENSOR_RULES,
+    rules: Rules = TENSOR_RULES,
     min_size: int = MIN_SIZE,
 ) -> dict[str, P]:
     """Path -> PartitionSpec for a whole state; parameters are the paths that begin with 'params/'."""
@@ -188,20 +189,23 @@ def _owner(path: str, shape: tuple[int, ...], params: Mapping[str, tuple[int, ..
     return next((tail for tail in tails if params.get(tail) == tuple(shape)), None)
 
 
-def _spec(
-    path: str, shape: tuple[int, ...], sizes: Mapping[str, int], rules: Sequence[tuple[str, int]], min_size: int
-) -> P:
+def _spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int], rules: Rules, min_size: int) -> P:
     """The PartitionSpec of one leaf: first the tensor rule, then fsdp on the largest axis that is left."""
     first = 1 if trees.is_stacked(path) else 0
     if math.prod(shape[first:]) < min_size:
         return P()
     spec: list[str | None] = [None] * len(shape)
     tensor = next((len(shape) + axis for pattern, axis in rules if re.search(pattern, path)), None)
-    if tensor is not None and tensor >= first and sizes["tensor"] > 1 and shape[tensor] % sizes["tensor"] == 0:
+    if tensor in _divisible(shape, first, sizes["tensor"]):
         spec[tensor] = "tensor"
-    free = [i for i in range(first, len(shape)) if spec[i] is None and shape[i] % sizes["fsdp"] == 0]
-    if free and sizes["fsdp"] > 1:
+    free = [i for i in _divisible(shape, first, sizes["fsdp"]) if spec[i] is None]
+    if free:
         spec[max(free, key=lambda i: shape[i])] = "fsdp"
     while spec and spec[-1] is None:
         spec.pop()
     return P(*spec)
+
+
+def _divisible(shape: tuple[int, ...], first: int, parts: int) -> list[int]:
+    """The axes from `first` on that can be split into `parts`; none where there is nothing to split."""
+    return [i for i in range(first, len(shape)) if parts > 1 and shape[i] % parts == 0]

@@ -19,6 +19,7 @@ from PIL import Image
 
 METRICS = "metrics.jsonl"
 DISCARDED = "metrics.discarded.jsonl"
+EVALUATIONS = "evaluations.jsonl"  # of `vitjax.evaluate`, which runs after training
 EVENTS = "tensorboard"
 PICTURES = "pictures"
 
@@ -118,7 +119,8 @@ class MetricsWriter:
         self._file.seek(0)
         lines = self._file.readlines()
         row = _parsed(lines[-1].decode()) if lines else None
-        if row and row.pop("step") == self._step:
+        if row and row["step"] == self._step:
+            del row["step"]
             self._row, self._line = row, self._file.tell() - len(lines[-1])
         else:
             self._row, self._line = {}, self._file.tell()
@@ -126,7 +128,11 @@ class MetricsWriter:
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; what a killed process left half written is passed over."""
-    file = Path(workdir) / METRICS
+    return [row for row in read_rows(Path(workdir) / METRICS) if isinstance(row.get("step"), int)]
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The JSON objects in a file, one a line; none if there is no file, and a torn line is none."""
     if not file.is_file():
         return []
     rows = (_parsed(line) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
@@ -159,7 +165,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row if isinstance(row, dict) else None
 
 
 def _number(value: Any) -> int | float:

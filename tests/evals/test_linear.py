@@ -43,7 +43,7 @@ def test_solution_is_the_one_that_scikit_learn_finds(penalty, monkeypatch):
     test_x, _ = skewed(2000, seed=1)
     expected = other.predict((test_x - probe.mean) * probe.scale)
     assert np.mean(probe.predict(test_x)[:, 0] == expected) > 0.998
-    assert probe.converged and probe.iterations < 40
+    assert probe.converged and probe.iterations < 25
 
 
 def test_one_device_equals_eight():
@@ -67,10 +67,10 @@ def test_fields_solved_together_equal_each_alone():
 
 def test_weak_features_get_a_stronger_penalty_than_strong_ones():
     rng = np.random.default_rng(0)
-    noise = rng.normal(size=(400, 200)).astype(np.float32)
-    weak, y = clusters(400, 3, 5, spread=6.0)
+    noise = rng.normal(size=(400, 60)).astype(np.float32)
+    weak, y = clusters(400, 3, 5, spread=3.0)
     clear, _ = clusters(400, 3, 5, spread=0.8)
-    few, many = (linear.fit(x, y[:, None], mesh()).penalty[0] for x in (clear, np.hstack([weak, noise])))
+    few, many = (linear.fit(x, y[:, None], mesh(1)).penalty[0] for x in (clear, np.hstack([weak, noise])))
     assert few < many
 
 
@@ -97,11 +97,11 @@ def test_penalty_is_chosen_without_the_test_split():
     assert honest["n"] == 300 and honest["n_bad"] == 0
 
 
-def test_shuffled_training_labels_give_chance():
+def test_noise_for_features_gives_chance():
     (x, y), (test_x, test_y) = skewed(1500), skewed(1000, seed=1)
     assert vitjax.linear_probe(x, y, test_x, test_y) > 0.6
-    shuffled = np.random.default_rng(0).permutation(y)
-    assert abs(vitjax.linear_probe(x, shuffled, test_x, test_y) - 0.2) < 0.06
+    noise = np.random.default_rng(0).normal(size=(2500, 25))
+    assert abs(vitjax.linear_probe(noise[:1500], y, noise[1500:], test_y) - 0.2) < 0.05
 
 
 def test_several_fields_are_reported_each_and_their_mean():

@@ -64,7 +64,7 @@ def _astray(p: np.ndarray) -> np.ndarray:
 
 # Share of the second background colour; p and q count periods in two directions at a right angle.
 GROUNDS: dict[str, Callable] = {
-    "plain": lambda p, q, sharp: np.zeros_like(p),
+    "plain": lambda p, q, sharp: np.full_like(p, 0.5),
     "graded": lambda p, q, sharp: 0.5 + _centred(p) / (2 * _centred(p).max((1, 2), keepdims=True)),
     "striped": lambda p, q, sharp: 0.5 + _wave(p, sharp),
     "chequered": lambda p, q, sharp: 0.5 + 2 * _wave(p * 0.7, sharp / 0.7) * _wave(q * 0.7, sharp / 0.7),

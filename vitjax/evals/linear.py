@@ -169,7 +169,9 @@ class Problem:
 
     def __init__(self, x, y, mean, scale, sizes: tuple[int, ...], mesh: Mesh):
         self.sizes, self.mesh = sizes, mesh
-        self.x = _standardise(features.tiled(np.asarray(x, np.float32), mesh, TILE_ROWS), mean, scale)
+        tiles = features.tiled(np.asarray(x, np.float32), mesh, TILE_ROWS)
+        real = features.tiled(np.ones(len(x), np.float32), mesh, TILE_ROWS)
+        self.x = _standardise(tiles, mean, scale, real)
         self.y = features.tiled(y.astype(np.int32), mesh, TILE_ROWS)
         every = min(self.x.shape[0], max(1, len(x) // (GRAM_ROWS * x.shape[1])))
         eigenvalues, self.axes = _axes(self.x, every, mesh)
@@ -252,10 +254,7 @@ def _loss(w, b, x, y, weights, sizes: tuple[int, ...], mesh: Mesh) -> Float[Arra
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _axes(x: Float[Array, "T R D"], every: int, mesh: Mesh):
-    """Eigenvalues and eigenvectors of X'X / n, from every n-th tile.
-
-    Padding is taken along, as they only serve as a preconditioner.
-    """
+    """Eigenvalues and eigenvectors of X'X / n, from every n-th tile: they only make the solver fast."""
     tiles = jnp.arange(0, x.shape[0], every)
 
     def local(x):
@@ -296,8 +295,8 @@ def _split(z: Array, sizes: tuple[int, ...]) -> list[Array]:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _standardise(x, mean, scale):
-    return (x - mean) * scale
+def _standardise(x, mean, scale, real):
+    return (x - mean) * scale * real[..., None]  # padding stays zero
 
 
 def _moments(x: Float[np.ndarray, "n D"]) -> tuple[Float[np.ndarray, " D"], Float[np.ndarray, " D"]]:

@@ -93,7 +93,7 @@ class Decoder(nn.Module):
         self, latent: Float[Array, "B M D"], restore: Int[Array, "B N"], visible: int, grid: tuple[int, int]
     ) -> Float[Array, "B N PPC"]:
         dtype = self.stack.dtype
-        x = nn.Dense(self.width, dtype=dtype, kernel_init=vit.XAVIER, name="embed")(latent)
+        x = vit.linear(latent, self.width, dtype, "embed")
         prefix, x = jnp.split(x, [x.shape[1] - visible], axis=1)
         mask_token = self.param("mask_token", vit.NORMAL, (1, 1, self.width))
         x = restored(x, restore, mask_token.astype(dtype))
@@ -101,8 +101,7 @@ class Decoder(nn.Module):
         # The class token stays in front through the blocks, and is dropped after them.
         x = self.stack(jnp.concatenate([prefix, x], axis=1), False)
         x = nn.LayerNorm(self.stack.norm_eps, dtype=dtype, name="norm")(x[:, prefix.shape[1] :])
-        x = nn.Dense(self.patch_dim, dtype=dtype, kernel_init=vit.XAVIER, name="pred")(x)
-        return x.astype(jnp.float32)
+        return vit.linear(x, self.patch_dim, dtype, "pred").astype(jnp.float32)
 
     def _positioned(
         self, prefix: Float[Array, "B T D"], x: Float[Array, "B N D"], grid: tuple[int, int]

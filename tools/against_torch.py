@@ -1,0 +1,149 @@
+"""vitjax's step beside PyTorch's: the same weights, the same loss at step 0, then turns."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+import torch
+import torch_reference
+from jaxtyping import Array, Float
+from torch_reference import Form, Reference
+
+from vitjax import augment, experiment, sharding, trees
+from vitjax import main as training
+from vitjax.models import patches
+from vitjax.objectives.mae import KEY_MASK
+
+# Relative, of the losses at step 0. Matrix products that are not in float32 differ by their rounding alone.
+TOLERANCE, LOW_TOLERANCE = 1e-4, 1e-2
+TRIAL_STEPS = 3
+
+
+class Start(NamedTuple):
+    """What both sides start from, and vitjax's loss there.
+
+    Attributes:
+      variables: flat, under unstacked names, numpy.
+      batch: as the host has it.
+      noise: [B, N], which orders the patches of a MAE, or None.
+      loss: before the first update.
+    """
+
+    variables: dict[str, np.ndarray]
+    batch: dict[str, np.ndarray]
+    noise: np.ndarray | None
+    loss: float
+
+
+def compare(bench: Any, steps: int, blocks: int) -> dict[str, str]:
+    """The times of both, their ratio, and the settings of PyTorch.
+
+    Args:
+      bench: a `bench_step.Bench` on one device, in use with its mesh.
+
+    Raises:
+      UserError: the config asks for something that is not written in PyTorch here.
+      RuntimeError: the losses at step 0 differ.
+    """
+    cpu = jax.default_backend() == "cpu"
+    torch.set_num_threads(timing.cores())
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as in XLA
+    begin = start(bench)
+
+    def make(form: Form) -> Reference:
+        return Reference(bench.built, begin.variables, form, "cpu" if cpu else "cuda")
+
+    exact = cpu and np.dtype(bench.built.run.dtype) == np.float32
+    theirs = check_loss(begin, make(Form()), TOLERANCE if exact else LOW_TOLERANCE)
+    form, tried = fastest_form(torch_reference.choices(bench.config, cpu), make, begin)
+    reference = make(form)
+    times = timing.interleave({"vitjax": bench.bare, "torch": runner(reference, begin)}, steps, blocks)
+    return {
+        "vitjax": timing.spread(times["vitjax"]),
+        "PyTorch": timing.spread(times["torch"]),
+        "ratio": f"{timing.ratio(times['vitjax'], times['torch'])} vitjax / PyTorch, {blocks} blocks of "
+        f"{steps} steps in turns",
+        "loss": f"at step 0 {begin.loss:.6f} and {theirs:.6f}",
+        "settings": f"torch {torch.__version__}, {'eager' if cpu else 'torch.compile'}, "
+        f"{torch.get_num_threads()} threads, {describe(bench.config, form)}",
+        "tried": tried or "no other form",
+    }
+
+
+def start(bench: Any) -> Start:
+    """The start of a run, moved a little, from which `bench` then takes its first step.
+
+    At the true start a classifier's head and the last norm of each residual branch are zero. They would hide
+    all that lies behind them from the loss, and two different networks would agree.
+    """
+    abstract, built = bench.abstract, bench.built
+    bench.state = None  # two states may not fit
+    state = training._fresh_state(built, abstract, {})
+    where = jax.tree.map(lambda x: x.sharding, abstract.params)
+    state = state._replace(params=jax.jit(_moved, out_shardings=where)(state.params))
+    held = trees.unstack(trees.flatten({"params": state.params, **state.extra}))
+    variables = {name: np.array(x) for name, x in held.items()}
+    batch = bench.batches[0]
+    noise = None
+    if bench.config.objective.name == "mae":
+        noise = np.array(mask_noise(bench.config, batch["row"], step=0))
+    bench.state, metrics = bench.step_fn(state, sharding.put_batch(batch, bench.mesh))
+    return Start(variables, batch, noise, float(metrics["loss"]))
+
+
+def mask_noise(config: Any, rows: Array, step: int) -> Float[Array, "B N"]:
+    """The noise that MAE's masks come from, drawn as in `loop.make_step`, `from_loss` and the objective."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), step)
+    _, key_loss = jax.random.split(key)
+    h, w = patches.grid(config.data.size_px, config.data.size_px, config.model.patch_px)
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, KEY_MASK))(augment.row_keys(key_loss, rows))
+    return jax.vmap(lambda k: jax.random.uniform(k, (h * w,)))(keys)
+
+
+def check_loss(begin: Start, reference: Reference, tolerance: float) -> float:
+    """PyTorch's loss at step 0.
+
+    Raises:
+      RuntimeError: it is not vitjax's, so that the times would be those of two different things.
+    """
+    noise = None if begin.noise is None else torch.from_numpy(begin.noise).to(reference.device)
+    theirs = float(reference.step(reference.put(begin.batch), noise))
+    if not abs(theirs - begin.loss) <= tolerance * abs(begin.loss):
+        raise RuntimeError(
+            f"the losses at step 0 differ by more than {tolerance:g}: {begin.loss} in vitjax, {theirs} in "
+            "PyTorch; times of different models are no comparison"
+        )
+    return theirs
+
+
+def runner(reference: Reference, begin: Start) -> Callable[[int], None]:
+    """Runs so many steps on a batch that is on the device already, and waits for them."""
+    batch = reference.put(begin.batch)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            reference.step(batch)
+        reference.wait()
+
+    return run
+
+
+def fastest_form(
+    choices: list[list[dict[str, str]]], make: Callable[[Form], Reference], begin: Start
+) -> tuple[Form, str]:
+    """The form that is best in one choice after the other, and what was found."""
+    form, tried = Form(), []
+    for choice in choices:
+        forms = [form._replace(**values) for values in choice]
+        sides = {str(i): runner(make(f), begin) for i, f in enumerate(forms)}
+        for run in sides.values():
+            run(1)  # compiles, or allocates
+        times = timing.interleave(sides, TRIAL_STEPS, blocks=2)
+        seconds = [min(times[name]) for name in sides]
+        form = forms[int(np.argmin(seconds))]
+        tried += [f"{v} {1000 * s:.4g} ms" for c, s in zip(choice, seconds) for v in c.values()]
+    return form, ", ".join(tried)
