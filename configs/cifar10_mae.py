@@ -11,8 +11,8 @@ from vitjax.config import base_config, form, knn_eval, linear_eval
 
 def get_config(arg=""):
     c = base_config()
-    c.batch_size = 512
-    c.total_epochs = 20.0
+    c.batch_size = 256
+    c.total_epochs = 18.0
 
     c.data.size_px = 32
     c.data.canvas_px = 32
@@ -28,7 +28,7 @@ def get_config(arg=""):
     c.objective.update(dict(mask_ratio=0.75, norm_pix=True))
     c.objective.update(dict(decoder_width=64, decoder_depth=2, decoder_heads=2))
 
-    c.optim.base_lr = 1e-3
+    c.optim.base_lr = 1.5e-3
     c.optim.base_batch = 256
     c.optim.warmup_epochs = 1.0
 

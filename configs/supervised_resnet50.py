@@ -1,6 +1,7 @@
 """A supervised ResNet-50 (v1.5) on labelled pictures, one folder a class: Goyal et al. 2017, table 1.
 
-Command:   python -m vitjax.main --config=configs/supervised_resnet50.py --config.data.path=PICTURES --workdir=runs/r50
+Command:   python -m vitjax.main --config=configs/supervised_resnet50.py --config.data.path=PICTURES \
+               --workdir=runs/resnet50
 Hardware:  8 A100s or a TPU v3-8; the paper took one hour on 256 P100s
 Expected:  76.4% top-1 on ImageNet-1k after 90 epochs, in the paper with steps of 1/10 in place of the cosine
 Obtained:  not yet run in full

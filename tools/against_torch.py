@@ -1,11 +1,9 @@
 """vitjax's step beside PyTorch's: the same weights, the same loss at step 0, then turns."""
 
-import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import timing
 import torch
@@ -13,7 +11,7 @@ import torch_reference
 from jaxtyping import Array, Float
 from torch_reference import Form, Reference
 
-from vitjax import augment, experiment, sharding, trees
+from vitjax import augment, sharding, trees
 from vitjax import main as training
 from vitjax.models import patches
 from vitjax.objectives.mae import KEY_MASK
@@ -69,7 +67,7 @@ def compare(bench: Any, steps: int, blocks: int) -> dict[str, str]:
         f"{steps} steps in turns",
         "loss": f"at step 0 {begin.loss:.6f} and {theirs:.6f}",
         "settings": f"torch {torch.__version__}, {'eager' if cpu else 'torch.compile'}, "
-        f"{torch.get_num_threads()} threads, {describe(bench.config, form)}",
+        f"{torch.get_num_threads()} threads, {torch_reference.describe(bench.config, form)}",
         "tried": tried or "no other form",
     }
 
@@ -93,6 +91,15 @@ def start(bench: Any) -> Start:
         noise = np.array(mask_noise(bench.config, batch["row"], step=0))
     bench.state, metrics = bench.step_fn(state, sharding.put_batch(batch, bench.mesh))
     return Start(variables, batch, noise, float(metrics["loss"]))
+
+
+def _moved(params: Any) -> Any:
+    """Every weight plus a little noise."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    scales = [0.02 if x.ndim >= 2 else 0.1 for x in leaves]
+    noise = [s * jax.random.normal(k, x.shape, x.dtype) for s, k, x in zip(scales, keys, leaves)]
+    return jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise)])
 
 
 def mask_noise(config: Any, rows: Array, step: int) -> Float[Array, "B N"]:

@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 
-def interleave(
-    sides: Mapping[str, Callable[[int], None]], steps: int, blocks: int
-) -> dict[str, list[float]]:
+def interleave(sides: Mapping[str, Callable[[int], None]], steps: int, blocks: int) -> dict[str, list[float]]:
     """Seconds a step of each side, one number a block; the sides take turns.
 
     Args:

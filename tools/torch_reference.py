@@ -58,13 +58,22 @@ class Form(NamedTuple):
     optimiser: str = "fused"
 
 
-def forms(config: Any, on_cpu: bool) -> list[dict[str, str]]:
-    """What is worth trying, one choice after the other: each is a field of Form and its values."""
-    out = [dict(optimiser=value) for value in ("fused", "foreach")]
+def choices(config: Any, cpu: bool) -> list[list[dict[str, str]]]:
+    """What is worth trying, one choice after the other: the values of a field of Form."""
+    out = []
     if config.model.name == "resnet":
-        return [dict(memory=value) for value in FORMATS] + out
-    # Short sequences are faster without the flash kernel on CPUs; on GPUs torch chooses well.
-    return ([dict(attention=value) for value in KERNELS] if on_cpu else []) + out
+        out.append([dict(memory=value) for value in FORMATS])
+    elif cpu:  # short sequences may be faster without the flash kernel; on GPUs torch chooses well
+        out.append([dict(attention=value) for value in KERNELS])
+    # On GPUs the fused optimiser is the fastest.
+    return [*out, [dict(optimiser=value) for value in ("foreach", "fused")]] if cpu else out
+
+
+def describe(config: Any, form: Form) -> str:
+    """The form in words, without what this model has no use for."""
+    resnet = config.model.name == "resnet"
+    part = f"{form.memory}" if resnet else f"scaled_dot_product_attention ({form.attention})"
+    return f"{part}, {form.optimiser} {config.optim.name}"
 
 
 class Reference:

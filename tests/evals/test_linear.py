@@ -150,7 +150,8 @@ def test_solver_finds_the_minima_of_quadratics_of_different_shape():
     def gradient(u):
         return np.stack([a @ (u[:, i] - targets[:, i]) for i, a in enumerate(shapes)], -1)
 
-    solved = lbfgs.minimise(gradient, np.zeros((30, 3)), np.arange(3), 1e-9, 500)
+    zero = np.zeros((30, 3))
+    solved = lbfgs.minimise(gradient, zero, gradient(zero), np.arange(3), np.full(3, 1e-8), 500)
     assert solved.converged
     np.testing.assert_allclose(solved.u, targets, atol=1e-6)
 
@@ -159,5 +160,6 @@ def test_solver_says_when_it_did_not_arrive():
     def gradient(u):
         return 10.0 ** np.linspace(0, 6, 30)[:, None] * (u - 1)
 
-    solved = lbfgs.minimise(gradient, np.zeros((30, 1)), np.arange(1), 1e-9, 3)
+    zero = np.zeros((30, 1))
+    solved = lbfgs.minimise(gradient, zero, gradient(zero), np.arange(1), np.full(1, 1e-9), 3)
     assert solved.iterations == 3 and not solved.converged

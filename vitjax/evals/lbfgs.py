@@ -20,9 +20,10 @@ FLAT, STEEP = 0.5, 0.9  # a step is good if the slope at its end is in [-STEEP, 
 
 
 class Solved(NamedTuple):
-    """The minimum, the iterations taken, and whether every problem reached the tolerance."""
+    """The minimum, the gradient there, the iterations taken, and whether every problem reached its goal."""
 
     u: Float[np.ndarray, "D K"]
+    g: Float[np.ndarray, "D K"]
     iterations: int
     converged: bool
 
@@ -30,37 +31,41 @@ class Solved(NamedTuple):
 def minimise(
     gradient: Callable[[Float[np.ndarray, "D K"]], Float[np.ndarray, "D K"]],
     u: Float[np.ndarray, "D K"],
+    g: Float[np.ndarray, "D K"],
     starts: Int[np.ndarray, " F"],
-    tolerance: float,
+    goal: Float[np.ndarray, " F"],
     max_iterations: int,
 ) -> Solved:
-    """The minimum of convex problems whose columns begin at `starts`, from the point u.
+    """The minima of convex problems whose columns begin at `starts`.
 
-    A problem has converged when its gradient's norm is `tolerance` of its norm at 0.
+    Args:
+      u, g: the point to start from and the gradient there.
+      goal: the norm of its gradient below which a problem has converged.
     """
     spread = np.diff([*starts, u.shape[1]])
 
     def dot(a, b):
-        return np.add.reduceat(np.einsum("dk,dk->k", a, b), starts)
+        return _dot(a, b, starts)
 
     def wide(per_problem):
         return np.repeat(per_problem, spread)
 
-    g = gradient(np.zeros_like(u))
-    goal = tolerance**2 * dot(g, g)
-    if u.any():
-        g = gradient(u)
     steps: list[tuple] = []
     for iteration in range(max_iterations):
-        active = dot(g, g) > goal
+        active = norms(g, starts) > goal
         if not active.any():
-            return Solved(u, iteration, True)
+            return Solved(u, g, iteration, True)
         d = wide(active) * -_direction(g, steps, dot, wide)
         step, new = _search(lambda t: gradient(u + wide(t) * d), d, dot(g, d), dot)  # noqa: B023
         s, y = wide(step) * d, new - g
         steps = [*steps[-MEMORY + 1 :], (s, y, dot(s, y), dot(y, y))]
         u, g = u + s, new
-    return Solved(u, max_iterations, not (dot(g, g) > goal).any())
+    return Solved(u, g, max_iterations, bool((norms(g, starts) <= goal).all()))
+
+
+def norms(x: Float[np.ndarray, "D K"], starts: Int[np.ndarray, " F"]) -> Float[np.ndarray, " F"]:
+    """Of each problem's columns."""
+    return np.sqrt(_dot(x, x, starts))
 
 
 def _direction(g: np.ndarray, steps: list[tuple], dot: Callable, wide: Callable) -> np.ndarray:
@@ -101,6 +106,10 @@ def _search(gradient_at: Callable, d: np.ndarray, slope: np.ndarray, dot: Callab
         inside = np.where(bounded, np.clip(secant, low + 0.1 * width, low + 0.9 * width), secant)
         t = np.where(good, t, inside)
     return t, g
+
+
+def _dot(a: np.ndarray, b: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(np.einsum("dk,dk->k", a, b), starts)
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -7,34 +7,25 @@ nothing to tune but the penalty, and that is chosen on pictures held out from th
 split is looked at once, at the end. The choice goes by their cross-entropy, which is smooth in the penalty;
 their accuracy is noisy where they are few, and flat where classes are of unequal size.
 
-`x` lies in tiles of rows, split over the devices. Several label fields are solved side by side, so that one
-pass over `x` serves all of them; each is a problem of its own.
-
 Source: the protocol of CLIP, https://arxiv.org/abs/2103.00020, section A.3 (L-BFGS, a sweep of penalties).
 """
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.errors import UserError
-from vitjax.evals import Evaluator, features, lbfgs
+from vitjax.evals import Evaluator, features
+from vitjax.evals.logistic import TILE_ROWS, Problem
 
 PENALTIES = tuple(10.0 ** (e / 2) for e in range(2, -13, -1))  # 10 to 1e-6, tried in this order
 PATIENCE = 2  # penalties without a gain for any field, after which weaker ones are not tried
 HELD_OUT = 0.1  # of the training pictures
 TOLERANCE = 1e-4  # of the gradient's norm against that at W = 0; leaves less than 1e-7 of loss
 TOLERANCE_PATH = 1e-2  # while the penalty is being chosen
-MAX_ITERATIONS = 500
-TILE_ROWS = 2048
-GRAM_ROWS = 4  # rows a feature from which the preconditioner is estimated
 
 
 def make(config: Any, run: Any) -> Evaluator:
@@ -128,175 +119,35 @@ def fit(x: Float[np.ndarray, "n D"], y: Int[np.ndarray, "n F"], mesh: Mesh) -> P
     held_out = np.zeros(len(x), bool)
     held_out[np.random.default_rng(0).permutation(len(x))[: max(1, round(HELD_OUT * len(x)))]] = True
     problem = Problem(x, np.stack(codes, -1), mean, scale, tuple(len(c) for c in classes), mesh)
-    penalty, kernel, bias = _choose(problem, ~held_out, held_out)
-    problem.set_rows(np.ones(len(x), bool))
-    kernel, bias, solved = problem.solve(penalty, kernel, bias, TOLERANCE)
-    solution = (mean, scale, problem.to_features(kernel), np.float32(bias), classes)
+    penalty, w = _choose(problem, held_out)
+    problem.choose_rows(np.ones(len(x), bool))
+    (w, _), solved = problem.solve(penalty, problem.at(w), TOLERANCE)
+    solution = (mean, scale, problem.kernel(w), np.float32(w[-1]), classes)
     return Probe(*solution, tuple(penalty.tolist()), solved.iterations, solved.converged)
 
 
-def _choose(problem: "Problem", rows: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Each field's best penalty by held-out cross-entropy, and its solution.
+def _choose(
+    problem: Problem, held_out: Bool[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " F"], Float[np.ndarray, "D+1 K"]]:
+    """Each field's best penalty by held-out cross-entropy, and the weights found with it.
 
     From strong to weak, each solution the start of the next; the weak ones, which take longest, are left
     untried once they stop to gain.
     """
-    problem.set_rows(rows)
-    kernel, bias = problem.zeros()
-    best, since = np.full(len(problem.sizes), np.inf), np.zeros(len(problem.sizes), int)
-    penalty, best_kernel, best_bias = best.copy(), kernel, bias
+    problem.choose_rows(~held_out)
+    point, fields = problem.zero, len(problem.sizes)
+    penalty, least, since = np.zeros(fields), np.full(fields, np.inf), np.zeros(fields, int)
+    best = point.w
     for value in PENALTIES:
-        kernel, bias, _ = problem.solve(np.full(len(best), value), kernel, bias, TOLERANCE_PATH)
-        loss = problem.loss(kernel, bias, held_out)
-        better = loss < best
-        penalty, best = np.where(better, value, penalty), np.minimum(loss, best)
-        columns = np.repeat(better, problem.sizes)
-        best_kernel, best_bias = np.where(columns, kernel, best_kernel), np.where(columns, bias, best_bias)
+        point, _ = problem.solve(np.full(fields, value), point, TOLERANCE_PATH)
+        loss = problem.loss(point.w, held_out)
+        better = loss < least
+        penalty, least = np.where(better, value, penalty), np.minimum(loss, least)
+        best = np.where(np.repeat(better, problem.sizes), point.w, best)
         since = np.where(better, 0, since + 1)
         if (since >= PATIENCE).all():
             break
-    return penalty, best_kernel, best_bias
-
-
-class Problem:
-    """The data of a probe on the devices, and its solution for a given penalty and set of rows.
-
-    The solver's coordinates make the problem nearly round: along the axes of X'X / n, each scaled by
-    1 / sqrt(c * eigenvalue + penalty), the Hessian is close to the identity however ill-conditioned the
-    features are, and a few passes over them are enough. The minimum is not changed by that. c is the mean
-    of p (1 - p) at W = 0. A kernel is given in these axes, unscaled.
-    """
-
-    def __init__(self, x, y, mean, scale, sizes: tuple[int, ...], mesh: Mesh):
-        self.sizes, self.mesh = sizes, mesh
-        tiles = features.tiled(np.asarray(x, np.float32), mesh, TILE_ROWS)
-        real = features.tiled(np.ones(len(x), np.float32), mesh, TILE_ROWS)
-        self.x = _standardise(tiles, mean, scale, real)
-        self.y = features.tiled(y.astype(np.int32), mesh, TILE_ROWS)
-        every = min(self.x.shape[0], max(1, len(x) // (GRAM_ROWS * x.shape[1])))
-        eigenvalues, self.axes = _axes(self.x, every, mesh)
-        eigenvalues = np.maximum(np.asarray(eigenvalues, np.float64), 0)
-        c = np.concatenate([np.full(size, (1 - 1 / size) / size) for size in sizes])
-        # The floor is float32's: smaller eigenvalues are noise.
-        self.curvature = c * (eigenvalues[:, None] + 1e-7 * eigenvalues.sum())
-        self.bias_curvature = c
-
-    def zeros(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros_like(self.curvature), np.zeros_like(self.bias_curvature)
-
-    def set_rows(self, rows: np.ndarray) -> None:
-        """Chooses the rows that the loss is a mean over."""
-        self.weights = features.tiled((rows / rows.sum()).astype(np.float32), self.mesh, TILE_ROWS)
-
-    def to_features(self, kernel: np.ndarray) -> np.ndarray:
-        """The kernel for standardised features."""
-        return np.asarray(self.axes) @ kernel.astype(np.float32)
-
-    def loss(self, kernel: np.ndarray, bias: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Mean cross-entropy of each field over `rows`, without the penalty."""
-        weights = features.tiled((rows / rows.sum()).astype(np.float32), self.mesh, TILE_ROWS)
-        args = (self.to_features(kernel), np.float32(bias), self.x, self.y, weights)
-        return np.asarray(_loss(*args, self.sizes, self.mesh))
-
-    def solve(self, penalty: np.ndarray, kernel: np.ndarray, bias: np.ndarray, tolerance: float):
-        """(kernel, bias, lbfgs.Solved) at the minimum for each field's penalty, from a starting point."""
-        penalty = np.repeat(penalty, self.sizes)
-        scale = 1 / np.sqrt(np.vstack([self.curvature + penalty, self.bias_curvature]))
-
-        def gradient(u: np.ndarray) -> np.ndarray:
-            w = scale * u
-            args = (self.axes, np.float32(w[:-1]), np.float32(w[-1]), self.x, self.y, self.weights)
-            gw, gb = _gradient(*args, self.sizes, self.mesh)
-            return scale * np.vstack([gw + penalty * w[:-1], gb])
-
-        start = np.vstack([kernel, bias]) / scale
-        solved = lbfgs.minimise(
-            gradient, start, np.cumsum([0, *self.sizes[:-1]]), tolerance, MAX_ITERATIONS
-        )
-        w = scale * solved.u
-        return w[:-1], w[-1], solved
-
-
-@functools.partial(jax.jit, static_argnums=(6, 7))
-def _gradient(axes, w, b, x, y, weights, sizes: tuple[int, ...], mesh: Mesh):
-    """Of the weighted loss with respect to w (given along `axes`) and b; no [n, K] array exists."""
-
-    def local(w, b, x, y, weights):
-        def tile(sums, xyw):
-            x, y, weight = xyw
-            logits = _split(_matmul(x, w) + b, sizes)
-            residual = [jax.nn.softmax(z) - _one_hot(z, y[:, i]) for i, z in enumerate(logits)]
-            residual = jnp.concatenate(residual, -1) * weight[:, None]
-            # [K, D] and not [D, K]: XLA's CPU backend takes four times as long to transpose x.
-            return (sums[0] + _matmul(residual.T, x), sums[1] + residual.sum(0)), None
-
-        zeros = (jnp.zeros_like(w.T), jnp.zeros_like(b))
-        return jax.lax.psum(jax.lax.scan(tile, zeros, (x, y, weights))[0], mesh.axis_names)
-
-    gw, gb = _over_rows(local, mesh, replicated=2)(_matmul(axes, w), b, x, y, weights)
-    return _matmul(gw, axes).T, gb
-
-
-@functools.partial(jax.jit, static_argnums=(5, 6))
-def _loss(w, b, x, y, weights, sizes: tuple[int, ...], mesh: Mesh) -> Float[Array, " F"]:
-    """The weighted cross-entropy of each field."""
-
-    def local(w, b, x, y, weights):
-        def tile(xyw):
-            x, y, weight = xyw
-            logits = _split(_matmul(x, w) + b, sizes)
-            return jnp.stack([jnp.vdot(weight, _nats(z, y[:, i])) for i, z in enumerate(logits)])
-
-        return jax.lax.psum(jax.lax.map(tile, (x, y, weights)).sum(0), mesh.axis_names)
-
-    return _over_rows(local, mesh, replicated=2)(w, b, x, y, weights)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _axes(x: Float[Array, "T R D"], every: int, mesh: Mesh):
-    """Eigenvalues and eigenvectors of X'X / n, from every n-th tile: they only make the solver fast."""
-    tiles = jnp.arange(0, x.shape[0], every)
-
-    def local(x):
-        def tile(total, t):
-            return total + _matmul(x[t].T, x[t]), None
-
-        total, _ = jax.lax.scan(tile, jnp.zeros((x.shape[-1],) * 2), tiles)
-        return jax.lax.psum(total, mesh.axis_names)
-
-    return jnp.linalg.eigh(_over_rows(local, mesh)(x) / (len(tiles) * x.shape[1]))
-
-
-def _over_rows(local: Callable, mesh: Mesh, replicated: int = 0) -> Callable:
-    """`local` on each device's rows of [T, R, ...] arguments, after `replicated` whole ones."""
-
-    def call(*args):
-        specs = (P(),) * replicated + (P(None, mesh.axis_names),) * (len(args) - replicated)
-        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)(*args)
-
-    return call
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    # Full precision: an accelerator's default of 10 bits would keep the solver from converging.
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def _one_hot(z: Float[Array, "R K"], y: Int[Array, " R"]) -> Float[Array, "R K"]:
-    return jax.nn.one_hot(y, z.shape[-1])
-
-
-def _nats(z: Float[Array, "R K"], y: Int[Array, " R"]) -> Float[Array, " R"]:
-    return jax.nn.logsumexp(z, -1) - jnp.take_along_axis(z, y[:, None], -1)[:, 0]
-
-
-def _split(z: Array, sizes: tuple[int, ...]) -> list[Array]:
-    return jnp.split(z, np.cumsum(sizes)[:-1].tolist(), axis=-1)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _standardise(x, mean, scale, real):
-    return (x - mean) * scale * real[..., None]  # padding stays zero
+    return penalty, best
 
 
 def _moments(x: Float[np.ndarray, "n D"]) -> tuple[Float[np.ndarray, " D"], Float[np.ndarray, " D"]]:

@@ -25,7 +25,7 @@ VARIANTS = {
     "H": dict(width=1280, depth=32, heads=16, mlp_dim=5120),
 }
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    # Not jax.nn.gelu(approximate=False): it goes through erfc, which takes three to five times as long on CPUs.
+    # Not jax.nn.gelu(approximate=False): it goes through erfc, which takes 3 to 5 times as long on CPUs.
     "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
