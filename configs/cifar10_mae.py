@@ -12,7 +12,7 @@ from vitjax.config import base_config, form, knn_eval, linear_eval
 def get_config(arg=""):
     c = base_config()
     c.batch_size = 256
-    c.total_epochs = 18.0
+    c.total_epochs = 20.0
 
     c.data.size_px = 32
     c.data.canvas_px = 32

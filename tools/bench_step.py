@@ -5,12 +5,12 @@
     python tools/bench_step.py --config=configs/quickstart.py --against=torch
 
 Any config works, without its data: pictures and labels are random numbers in memory. Reported are the time
-to compile (without any cache) and to the first step, ms a step, pictures/s, FLOPs, MFU where the device's peak
-is known, peak memory, and what the real loop (host batches, log) adds to the bare jitted step.
+to compile (without any cache) and to the first step, ms a step, pictures/s, FLOPs, MFU where the peak of the
+device is known, peak memory, and what the real loop (host batches, log) adds to the bare jitted step.
 
 Times are those of blocks of --steps steps, of which --blocks of each kind take turns, so that whatever else
-the machine does meets both. Each block starts with a step that is not counted. A ratio is that of the medians;
-the smallest and largest ratio of two neighbouring blocks stand beside it.
+the machine does meets both. Each block starts with a step that is not counted. A ratio is that of the
+medians; the smallest and largest ratio of two neighbouring blocks stand beside it.
 
 --against=torch times the same model, loss and optimiser in PyTorch (tools/torch_reference.py) on one device.
 Both sides get the same uint8 crops and normalise them; random crops and flips are left out. They start from

@@ -66,6 +66,7 @@ def train(
       UserError: a setting or a file does not fit; nothing has been computed then.
     """
     config, workdir = Tracked(config), Path(workdir)
+    devices.keep_freed_memory()
     devices.use_compilation_cache()
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh, config.accum)

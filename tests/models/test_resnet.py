@@ -1,0 +1,87 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from vitjax import models, trees
+from vitjax.errors import UserError
+from vitjax.models.classifier import Classifier
+
+
+def config(**changes):
+    c = ConfigDict(
+        dict(name="resnet", depth=18, width_multiplier=1, stem="imagenet", zero_init_residual=True)
+    )
+    c.update(changes)
+    return c
+
+
+def shapes(module, size_px=32):
+    images = jax.ShapeDtypeStruct((1, size_px, size_px, 3), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), images)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+# Counts of torchvision's models.
+@pytest.mark.parametrize(
+    "depth, wanted",
+    [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)],
+)
+def test_parameter_count_is_the_published_one(depth, wanted):
+    assert count(shapes(Classifier(models.build(config(depth=depth)), 1000))["params"]) == wanted
+
+
+@pytest.mark.parametrize("depth, wanted", [(18, 11_173_962), (50, 23_520_842)])
+def test_parameter_count_with_the_cifar_stem_is_the_published_one(depth, wanted):
+    assert count(shapes(Classifier(models.build(config(depth=depth, stem="cifar")), 10))["params"]) == wanted
+
+
+def test_running_statistics_are_two_numbers_a_channel():
+    assert count(shapes(models.build(config(depth=50)))["batch_stats"]) == 53_120
+
+
+def test_the_width_multiplier_widens_every_convolution():
+    assert count(shapes(models.build(config(depth=50, width_multiplier=2)))["params"]) == 93_907_072
+
+
+@pytest.mark.parametrize("stem, places", [("imagenet", 1), ("cifar", 4)])
+def test_the_cifar_stem_keeps_the_resolution(stem, places):
+    module = models.build(config(stem=stem))
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    out = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], images)
+    assert out["tokens"].shape == (2, places, places, 512)
+    assert out["features"].shape == (2, 512)
+
+
+def test_zero_init_residual_zeroes_the_last_scale_of_each_block_only():
+    module = models.build(config(stem="cifar"))
+    flat = trees.flatten(module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"])
+    zero = {path for path, leaf in flat.items() if path.endswith("/scale") and not np.any(leaf)}
+    assert zero == {f"stage{s}_{i}/norm2/scale" for s in range(1, 5) for i in range(2)}
+
+
+def test_training_moves_the_running_statistics_and_evaluation_does_not():
+    module = models.build(config(stem="cifar"))
+    images = 1 + jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    variables = module.init(jax.random.key(0), images)
+    trained = module.apply(variables, images, True, mutable=["batch_stats"])[1]["batch_stats"]
+    same = module.apply(variables, images, False, mutable=["batch_stats"])[1]["batch_stats"]
+    assert not np.allclose(trained["stem_norm"]["mean"], variables["batch_stats"]["stem_norm"]["mean"])
+    jax.tree.map(np.testing.assert_array_equal, same, variables["batch_stats"])
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        (dict(depth=20), "config.model.depth=20 is not known; choose from 18, 34, 50, 101, 152"),
+        (dict(stem="small"), "config.model.stem='small' is not known; choose from imagenet, cifar"),
+        (dict(width_multiplier=0), "config.model.width_multiplier=0 must be 1 or more"),
+    ],
+)
+def test_a_wrong_setting_is_named(changes, match):
+    with pytest.raises(UserError, match=match):
+        models.build(config(**changes))

@@ -1,0 +1,165 @@
+"""The bench: it runs any config without data, counts what it says, and compares equal things."""
+
+import json
+from pathlib import Path
+
+import bench_step
+import jax
+import numpy as np
+import pytest
+import timing
+
+from vitjax import cli, optim, sharding
+from vitjax.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def flags(config, *more):
+    return [f"--config={CONFIGS / config}.py:tiny", "--config.total_steps=10", *more]
+
+
+def bench(tmp_path, config, *more):
+    """A Bench on one device, to be used under its mesh."""
+    config = cli.load_config(flags(config, *more))
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    with sharding.use(mesh):
+        return bench_step.Bench(config, mesh, classes=10, workdir=str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def compilation_cache():
+    """Tests share a cache that the bench, whose subject is compilation, turns off."""
+    before = jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
+@pytest.mark.parametrize("config", ["quickstart", "supervised_vits"])
+def test_a_config_is_measured_without_its_data(config, capsys):
+    more = ["--config.data.path=/nowhere", "--steps=2", "--blocks=1"]
+    assert bench_step.main(flags(config, *more)) == 0
+    printed = capsys.readouterr().out
+    for part in ("compile ", "first step ", "ms a step", "pictures/s", "GFLOP a picture", "of the bare step"):
+        assert part in printed
+    assert "peak is not known" in printed and "at the process's peak" in printed
+
+
+def test_the_loop_that_is_timed_is_the_one_that_logs(tmp_path):
+    b = bench(tmp_path, "quickstart")
+    step = int(b.state.step)
+    with sharding.use(b.mesh), b.real_loop(log_every_steps=2) as run:
+        run(3)
+        run(2)
+    assert int(b.state.step) == step + 5
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 4]
+
+
+def test_sides_take_turns_and_a_block_does_not_count_its_first_step(monkeypatch):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def side(name, seconds):
+        def run(steps):
+            calls.append((name, steps))
+            clock[0] += seconds * steps if steps > 1 else 100.0
+
+        return run
+
+    times = timing.interleave({"a": side("a", 2.0), "b": side("b", 4.0)}, steps=3, blocks=2)
+    assert times == {"a": [2.0, 2.0], "b": [4.0, 4.0]}
+    assert calls == [("a", 1), ("a", 3), ("b", 1), ("b", 3)] * 2
+
+
+def test_a_ratio_is_of_the_medians_with_the_range_of_neighbours():
+    assert timing.ratio([1.0, 2.0, 9.0], [1.0, 4.0, 3.0]) == "0.667 (0.500 to 3.000)"
+    assert timing.spread([0.003, 0.001, 0.002]) == "2 ms a step (1 to 3)"
+
+
+@pytest.mark.parametrize("flag", ["--steps=0", "--blocks=0", "--classes=0"])
+def test_a_bench_of_nothing_is_refused(flag):
+    with pytest.raises(UserError, match=f"{flag}.* at least 1"):
+        bench_step.main(flags("quickstart", flag))
+
+
+# In the order of the forms: attention kernels and memory formats, both optimisers.
+CASES = {
+    "mae": ("quickstart", "--config.optim.base_lr=0.1"),
+    "mae_scanned_without_class_token": ("mae_vitb", "--config.model.class_token=False", "--config.model.pool=gap"),
+    "vit": ("supervised_vits", "--config.model.pool=gap_norm"),
+    "vit_learned": ("supervised_vits", "--config.model.class_token=True", "--config.model.posemb=learned"),
+    "resnet18": ("supervised_resnet50", "--config.batch_size=8"),
+    "resnet50": ("supervised_resnet50", "--config.model.depth=50", "--config.model.stem=cifar", "--config.batch_size=4"),
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", CASES)
+def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, case):
+    pytest.importorskip("torch")
+    import against_torch
+    import torch
+    from torch_reference import Form, Reference
+
+    more = ["--config.data.crop=host", "--config.augment.flip=0.0", "--config.optim.warmup_steps=2"]
+    b = bench(tmp_path, *CASES[case], *more)
+    with sharding.use(b.mesh):
+        begin = against_torch.start(b)
+    rate = optim.make(b.config, b.built.run)[1]
+    forms = [Form("math", "contiguous", "foreach"), Form("auto", "channels_last", "fused")]
+    sides = [Reference(b.built, begin.variables, form, "cpu") for form in forms]
+    ours, theirs = [begin.loss], [[], []]
+    for step in range(3):
+        if step:
+            b.bare(1)
+            ours.append(float(b.metrics["loss"]))
+        noise = None
+        if begin.noise is not None:
+            noise = torch.from_numpy(np.array(against_torch.mask_noise(b.config, begin.batch["row"], step)))
+        for side, losses in zip(sides, theirs):
+            side.learning_rate = float(rate(step))
+            losses.append(float(side.step(side.put(begin.batch), noise)))
+    print(ours, theirs)
+    assert abs(ours[2] - ours[0]) > 1e-3 * ours[0], "nothing was learned, so nothing was compared"
+    np.testing.assert_allclose(theirs, [ours, ours], rtol=1e-4)
+
+
+@pytest.mark.parity
+def test_another_network_is_refused(tmp_path):
+    pytest.importorskip("torch")
+    import against_torch
+    from torch_reference import Form, Reference
+
+    more = ["--config.data.crop=host", "--config.augment.flip=0.0"]
+    b = bench(tmp_path, "supervised_resnet50", "--config.batch_size=8", *more)
+    with sharding.use(b.mesh):
+        begin = against_torch.start(b)
+    changed = dict(begin.variables)
+    changed["params/backbone/stage2_1/conv2/kernel"] = -changed["params/backbone/stage2_1/conv2/kernel"]
+    with pytest.raises(RuntimeError, match="losses at step 0 differ"):
+        against_torch.check_loss(begin, Reference(b.built, changed, Form(), "cpu"), against_torch.TOLERANCE)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--config.model.drop_path=0.1",
+        "--config.model.pool=map",
+        "--config.accum=2",
+        "--config.optim.name=lars",
+        "--config.optim.clip=per_tensor",
+    ],
+)
+def test_what_pytorch_does_not_have_is_refused(tmp_path, more):
+    pytest.importorskip("torch")
+    from torch_reference import Form, Reference
+
+    from vitjax import trees
+
+    b = bench(tmp_path, "supervised_vits", more)
+    flat = trees.flatten({"params": b.state.params})
+    key, value = more.removeprefix("--").split("=")
+    with pytest.raises(UserError, match=rf"{key}='?{value}"):
+        Reference(b.built, {name: np.asarray(x) for name, x in flat.items()}, Form(), "cpu")
