@@ -1,10 +1,10 @@
-"""Names and shapes of other libraries' tiny models, in the order of their state dicts (which the hash needs)."""
+"""Names and shapes of other libraries' tiny models, in the order of their state dicts (the hash needs it)."""
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def timm_vit(pool: str, width: int = 16, depth: int = 2, tokens: int = 16, patch_px: int = 4) -> Shapes:
-    """timm's VisionTransformer with five classes; `pool` as in `config.model`, class token with 'cls' only."""
+    """timm's VisionTransformer with five classes; `pool` is ours; class token with 'cls' only."""
     cls = pool == "cls"
     out: Shapes = {"cls_token": (1, 1, width)} if cls else {}
     out["pos_embed"] = (1, tokens + cls, width)

@@ -115,9 +115,7 @@ def test_saving_is_safe_against_donation_by_the_next_step(tmp_path):
     out = shardings_of(jax.eval_shape(begin), mesh)
     state = stepped(mesh)
     expected = jax.tree.map(lambda x: np.array(x), state)
-    overwrite = jax.jit(
-        lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0, out_shardings=out
-    )
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0, out_shardings=out)
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(2, state)
     for _ in range(3):

@@ -14,7 +14,17 @@ PACKAGE = Path(vitjax.__file__).parent
 # What a room may not import, directly. Data flows source -> augment -> objective -> metrics, never back.
 FORBIDDEN = {
     "objectives": ("data", "evals", "loop", "objectives", "experiment", "main", "hooks", "checkpoint"),
-    "models": ("losses", "objectives", "objective", "data", "evals", "loop", "optim", "augment", "experiment"),
+    "models": (
+        "losses",
+        "objectives",
+        "objective",
+        "data",
+        "evals",
+        "loop",
+        "optim",
+        "augment",
+        "experiment",
+    ),
     "losses": ("models", "objectives", "objective", "data", "evals", "loop", "optim"),
     "data": ("models", "losses", "objectives", "objective", "evals", "loop", "augment", "sharding", "trees"),
     "interop": ("objectives", "objective", "data", "evals", "loop", "optim"),

@@ -13,7 +13,12 @@ from vitjax import main as main_module
 from vitjax.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-TINY = ["--config.batch_size=16", "--config.log.every_steps=1", "--config.mesh.fsdp=1", "--config.mesh.data=-1"]
+TINY = [
+    "--config.batch_size=16",
+    "--config.log.every_steps=1",
+    "--config.mesh.fsdp=1",
+    "--config.mesh.data=-1",
+]
 
 
 def flags(config, *more):
@@ -123,7 +128,7 @@ def test_supervised_training_learns_from_a_folder_of_classes_and_starts_from_a_r
         (["--config.batch_size=12"], r"config\.batch_size=12.*8"),
         (["--config.data.path=/nowhere/at/all"], r"/nowhere/at/all"),
         (["--config.objective.name=mea"], r"objective\.name='mea'.*did you mean 'mae'"),
-        (["--config.model.name=vti"], r"model\.name='vti'.*did you mean 'vit'"),
+        (["--config.model.name=vti"], r"model\.name='vti' cannot be masked; use 'vit'"),
         (["--config.mesh.fsdp=3"], r"config\.mesh\.fsdp=3"),
         (["--config.optim.name=adam"], r"config\.optim\.name='adam'.*adamw"),
         (["--config.optim.momentum=0.5"], r"config\.optim\.momentum"),

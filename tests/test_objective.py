@@ -63,9 +63,7 @@ def test_views_do_not_depend_on_accumulation():
 
 def test_accumulation_is_refused_for_a_loss_that_couples_examples():
     with pytest.raises(UserError, match=r"config\.accum=2.*compares"):
-        from_loss(
-            init=None, loss=None, tx=None, export=None, predict={}, accum=2, couples_examples=True
-        )
+        from_loss(init=None, loss=None, tx=None, export=None, predict={}, accum=2, couples_examples=True)
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_counted():

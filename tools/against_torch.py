@@ -11,8 +11,7 @@ import torch_reference
 from jaxtyping import Array, Float
 from torch_reference import Form, Reference
 
-from vitjax import augment, sharding, trees
-from vitjax import main as training
+from vitjax import augment, experiment, sharding, trees
 from vitjax.models import patches
 from vitjax.objectives.mae import KEY_MASK
 
@@ -80,7 +79,7 @@ def start(bench: Any) -> Start:
     """
     abstract, built = bench.abstract, bench.built
     bench.state = None  # two states may not fit
-    state = training._fresh_state(built, abstract, {})
+    state = experiment.fresh_state(built, abstract, {})
     where = jax.tree.map(lambda x: x.sharding, abstract.params)
     state = state._replace(params=jax.jit(_moved, out_shardings=where)(state.params))
     held = trees.unstack(trees.flatten({"params": state.params, **state.extra}))

@@ -42,7 +42,6 @@ import timing  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from vitjax import cli, devices, experiment, flops, hooks, loop, sharding  # noqa: E402
-from vitjax import main as training  # noqa: E402
 from vitjax.config import Tracked  # noqa: E402
 from vitjax.errors import UserError  # noqa: E402
 from vitjax.progress import Progress, start_table  # noqa: E402
@@ -131,15 +130,14 @@ class Bench:
         self.config, self.mesh = Tracked(config), mesh
         sharding.check_batch_size(config.batch_size, mesh, config.accum)
         source = Synthetic(config, classes)
-        self.built = training._experiment(self.config, source, None)
+        self.built = experiment.prepare(self.config, source, None)
         rng = np.random.default_rng(config.seed)
         self.batches = [source.batch(self.built.run.batch_spec, rng) for _ in range(NUM_BATCHES)]
-        self.abstract = training._sharded(experiment.abstract_state(self.built), mesh)
-        self.state = training._fresh_state(self.built, self.abstract, {})
+        self.abstract = sharding.abstract(experiment.abstract_state(self.built), mesh)
+        self.state = experiment.fresh_state(self.built, self.abstract, {})
         before = time.perf_counter()
-        self.step_fn, self.flops_per_step = training._compiled_step(
-            self.built, config.seed, mesh, self.abstract
-        )
+        traced = loop.trace_step(self.built.objective, self.built.run, config.seed, mesh, self.abstract)
+        self.step_fn, self.flops_per_step = traced.lower().compile(), flops.count_jaxpr(traced.jaxpr)
         self.compile_s = time.perf_counter() - before
         self.batch = sharding.put_batch(self.batches[0], mesh)
         self.bare(1)

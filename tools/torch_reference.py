@@ -395,7 +395,7 @@ def _check(config: Any) -> None:
         section, name = config, key
         if "." in key:
             section, name = config[key.split(".")[0]], key.split(".")[1]
-        if name in section and section[name] != value:
+        if name in tuple(section) and section[name] != value:
             raise UserError(
                 f"config.{key}={section[name]!r} is not written in PyTorch here; compare with "
                 f"--config.{key}={value}"

@@ -75,7 +75,9 @@ def load_config(config_flags_given: Sequence[str]) -> ml_collections.ConfigDict:
     return override(holder.value, [flag for flag in config_flags_given if flag not in files])
 
 
-def override(config: ml_collections.ConfigDict, config_flags_given: Sequence[str]) -> ml_collections.ConfigDict:
+def override(
+    config: ml_collections.ConfigDict, config_flags_given: Sequence[str]
+) -> ml_collections.ConfigDict:
     """`config` with `--config.key=value` flags applied to it, each to a value of the type that was there.
 
     Raises:
@@ -118,7 +120,9 @@ def _find(config: ml_collections.ConfigDict, key: str) -> tuple[ml_collections.C
             raise UserError(f"--config.{key}: there is no such setting{near}; {path} has {have}")
         holder, section = section, section[part]
     if isinstance(section, ml_collections.ConfigDict):
-        raise UserError(f"--config.{key} is a section; give one of its settings: {', '.join(sorted(section))}")
+        raise UserError(
+            f"--config.{key} is a section; give one of its settings: {', '.join(sorted(section))}"
+        )
     return holder, name
 
 

@@ -21,6 +21,7 @@ from vitjax.config import Tracked, default_evals
 from vitjax.data import pipeline, sources
 from vitjax.evals import features
 from vitjax.experiment import BASELINES, Experiment
+from vitjax.writers import EVALUATIONS
 
 FEATURE_KEY = 2  # a deterministic `predict` ignores it
 
@@ -78,22 +79,30 @@ def _features_of(built: Experiment, variables: Any, variant: str) -> Callable[[M
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """The numbers as a table: a line for each evaluator and label, trained, random init and raw pixels beside each other."""
-    lines = [f"{'':24}{'trained':>10}{'random init':>13}{'raw pixels':>12}{'n':>9}"]
-    for key in sorted(metrics):
-        parts = key.split("/")
-        if parts[0] != "eval" or parts[-1] != "accuracy" or parts[2] in BASELINES:
-            continue
-        evaluator, label = parts[1], "/".join(parts[2:-1])
-        rest = "/".join(parts[2:])
-        values = [metrics.get(f"eval/{evaluator}/{prefix}{rest}") for prefix in ("", "random_init/", "raw_pixels/")]
-        shown = "".join(
-            f"{'-' if v is None else f'{100 * v:.1f}%':>{w}}" for v, w in zip(values, (10, 13, 12))
-        )
-        several = any(k.startswith(f"eval/{evaluator}/") and k.count("/") > 2 for k in metrics if "accuracy" in k)
-        name = f"{evaluator} {label}" if label else f"{evaluator}{' (mean)' if several else ''}"
-        lines.append(f"{name:24}{shown}{int(metrics[f'eval/{evaluator}/n']):>9,}")
+    """The accuracies as a table: a line for each evaluator and label, the baselines beside the trained network."""
+    variants = {"trained": "", "random init": "random_init/", "raw pixels": "raw_pixels/"}
+    lines = ["".join([f"{'':24}", *(f"{title:>13}" for title in variants), f"{'n':>10}"])]
+    for evaluator, rest in _accuracies(metrics):
+        label = rest.removesuffix("accuracy").strip("/")
+        name = f"{evaluator} {label or '(mean)'}" if _has_labels(metrics, evaluator) else evaluator
+        values = [metrics.get(f"eval/{evaluator}/{prefix}{rest}") for prefix in variants.values()]
+        shown = (f"{'-' if value is None else f'{100 * value:.1f}%':>13}" for value in values)
+        lines.append("".join([f"{name:24}", *shown, f"{metrics[f'eval/{evaluator}/n']:>10,}"]))
     return "\n".join(lines)
+
+
+def _accuracies(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """(evaluator, 'accuracy' or '<label>/accuracy') of the trained network's numbers."""
+    parts = [key.split("/", 2)[1:] for key in sorted(metrics) if key.startswith("eval/")]
+    return [
+        (evaluator, rest)
+        for evaluator, rest in parts
+        if rest.split("/")[-1] == "accuracy" and rest.split("/")[0] not in BASELINES
+    ]
+
+
+def _has_labels(metrics: Mapping[str, float], evaluator: str) -> bool:
+    return any(name == evaluator and rest != "accuracy" for name, rest in _accuracies(metrics))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -110,7 +119,7 @@ def main(argv: Sequence[str]) -> None:
     metrics = evaluate(built, experiment.variables(built), sharding.make_mesh(tracked.mesh))
     print(table(metrics))
     row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "given": given, **metrics}
-    with open(built.path / "evaluations.jsonl", "a") as file:
+    with open(built.path / EVALUATIONS, "a") as file:
         file.write(json.dumps(row) + "\n")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from vitjax import checkpoint, names, trees
 from vitjax.config import Tracked
+from vitjax.data import pipeline
 from vitjax.errors import UserError
 from vitjax.evals import Evaluator
 from vitjax.objective import Objective, Run
@@ -82,6 +83,20 @@ def _evaluation(config: Tracked, name: str, objective: Objective, run: Run) -> E
     return Evaluation(evaluator, settings.every_steps, tuple(settings.baselines))
 
 
+def prepare(config: Tracked, source: Any, path: Path | None) -> Experiment:
+    """The experiment of a config on the pictures of `source`, to live in the directory `path`."""
+    data = config.data
+    spec = pipeline.batch_spec(
+        source,
+        batch_size=config.batch_size,
+        canvas_px=pipeline.canvas_px(data),
+        crop=data.crop,
+        size_px=data.size_px,
+    )
+    shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in spec.items()}
+    return build(config, surroundings(config, len(source), source.class_names, shapes), path)
+
+
 def surroundings(config: Tracked, num_examples: int, class_names: Mapping, batch_spec: Mapping) -> Run:
     """What the config and the data say to the method.
 
@@ -128,7 +143,9 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
 
 
 def write_config(experiment: Experiment) -> None:
-    """Writes `config.json` into the experiment's directory."""
+    """Writes `config.json` into the experiment's directory, on the first process."""
+    if jax.process_index():
+        return
     experiment.path.mkdir(parents=True, exist_ok=True)
     partial = experiment.path / f"{FILE}.partial"
     partial.write_text(json.dumps(to_json(experiment), indent=1))
@@ -185,6 +202,16 @@ def fresh(experiment: Experiment, seed: int, given: Mapping[str, Any] | None = N
     """A State as `config.seed` starts it; to be called inside jit."""
     key = jax.random.fold_in(jax.random.key(seed), 0)
     return experiment.objective.init(key, experiment.run.batch_spec, given or {})
+
+
+def fresh_state(experiment: Experiment, abstract: Any, weights: Mapping[str, Any]) -> Any:
+    """The State of step 0 with the shardings of `abstract`, made where it will live.
+
+    No device ever holds more than its part, and the parameters exist once.
+    """
+    seed = experiment.config.seed
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(lambda given: fresh(experiment, seed, given), out_shardings=shardings)(weights)
 
 
 def abstract_state(experiment: Experiment) -> Any:

@@ -154,5 +154,3 @@ def _from_all_processes(found: list[int]) -> list[int]:
     message[: len(mine)] = mine
     everyone = multihost_utils.process_allgather(message).ravel()
     return [int(i) for i in everyone if i >= 0]
-
-

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vitjax import sharding
-from vitjax.objective import Metrics, Objective, State
+from vitjax.objective import Metrics, Objective, Run, State
 
 # Steps that may be on their way to the device at once: enough to hide the host, few enough to bound memory.
 IN_FLIGHT = 2
@@ -43,14 +43,25 @@ class Event(NamedTuple):
 Hook = Callable[[Event], None]
 
 
-def make_step(objective: Objective, seed: int, mesh: Mesh, shardings: State) -> Callable:
-    """The jitted training step (state, batch) -> (state, metrics); it donates the state."""
+def trace_step(objective: Objective, run: Run, seed: int, mesh: Mesh, abstract: State) -> Any:
+    """The traced training step (state, batch) -> (state, metrics): `.jaxpr` to look at, `.lower().compile()`.
+
+    The step donates its state. To be called, as the compiled step, under `sharding.use(mesh)`.
+
+    Args:
+      abstract: the state's shapes and shardings, from `sharding.abstract`.
+    """
     run_key = jax.random.fold_in(jax.random.key(seed), 1)
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in run.batch_spec.items()
+    }
 
     def step(state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         return objective.update(state, batch, jax.random.fold_in(run_key, state.step))
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)).trace(abstract, batch)
 
 
 def train(
@@ -67,7 +78,7 @@ def train(
     """The state after `total_steps`, or earlier if `stop()` says so after a step.
 
     Args:
-      step_fn: from `make_step`, traced and called under `sharding.use(mesh)`.
+      step_fn: from `trace_step`, compiled; called under `sharding.use(mesh)`.
       batches: starting with the batch of step `first_step`.
       first_step: steps done so far.
       hooks: called in their order after every step; each decides for itself whether it is due.

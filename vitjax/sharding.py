@@ -97,6 +97,13 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = TENSOR_RULES, min_size: int 
     return trees.map_with_path(lambda path, _: NamedSharding(mesh, specs[path]), tree)
 
 
+def abstract(tree: Any, mesh: Mesh) -> Any:
+    """`tree` as ShapeDtypeStructs that carry the sharding of each leaf."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings(tree, mesh)
+    )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Axis 0 over data and fsdp, everything else whole."""
     return NamedSharding(mesh, P(BATCH_AXES))

@@ -20,7 +20,7 @@ def mesh(devices=8):
 def skewed(n, seed=0, classes=5, width=24):
     """Clusters seen through a badly conditioned mixture, with an offset and a constant feature."""
     x, y = clusters(n, classes, width, seed, spread=1.0)
-    mix = np.random.default_rng(5).normal(size=(width, width)) * 3.0 ** -np.arange(0, width)[:, None] ** 0.7
+    mix = np.random.default_rng(5).normal(size=(width, width)) * 3.0 ** -(np.arange(0, width)[:, None] ** 0.7)
     return np.concatenate([x @ mix + 50, np.full((n, 1), 3.0)], 1).astype(np.float32), y
 
 

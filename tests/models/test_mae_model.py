@@ -96,7 +96,8 @@ def test_encoder_of_all_patches_is_the_backbone(images):
 def config(**changes):
     model = dict(
         name="vit", width=16, depth=1, heads=2, mlp_dim=32, patch_px=4, class_token=True, pool="cls",
-        posemb="sincos2d", norm_eps=1e-6, activation="gelu", drop_path=0.0, scan=False, remat=False, attention="xla",
+        posemb="sincos2d", norm_eps=1e-6, activation="gelu", drop_path=0.0, scan=False, remat=False,
+        attention="xla",
     )  # fmt: skip
     objective = dict(mask_ratio=0.75, decoder_width=16, decoder_depth=1, decoder_heads=4)
     for key, value in changes.items():

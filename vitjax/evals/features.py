@@ -139,9 +139,7 @@ def tiled(x: np.ndarray, mesh: Mesh, rows: int) -> Array:
         return out
 
     spec = PartitionSpec(None, mesh.axis_names)
-    return jax.make_array_from_callback(
-        (tiles, per_tile, *x.shape[1:]), NamedSharding(mesh, spec), block
-    )
+    return jax.make_array_from_callback((tiles, per_tile, *x.shape[1:]), NamedSharding(mesh, spec), block)
 
 
 def mesh_or_all(mesh: Mesh | None) -> Mesh:

@@ -104,9 +104,7 @@ def nearest(
     """Cosines and bank rows of the k nearest of each query, nearest first; ties go to the lower row."""
     width = queries.shape[1]
     per_pass = max(QUERY_ROWS, QUERY_NUMBERS // width) * mesh.devices.size
-    parts = [
-        _nearest(bank, queries[i : i + per_pass], k, mesh) for i in range(0, len(queries), per_pass)
-    ]
+    parts = [_nearest(bank, queries[i : i + per_pass], k, mesh) for i in range(0, len(queries), per_pass)]
     return tuple(np.concatenate(x) for x in zip(*parts))
 
 

@@ -109,9 +109,7 @@ class Problem:
         starts = np.cumsum([0, *self.sizes[:-1]])
         goal = tolerance * lbfgs.norms(gradient(self.zero), starts)
         begin = (start.w / scale, gradient(start))
-        solved = lbfgs.minimise(
-            lambda u: gradient(self.at(scale * u)), *begin, starts, goal, MAX_ITERATIONS
-        )
+        solved = lbfgs.minimise(lambda u: gradient(self.at(scale * u)), *begin, starts, goal, MAX_ITERATIONS)
         w = scale * solved.u
         return Point(w, solved.g / scale - bends * w), solved
 
