@@ -67,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
             "each must be at least 1"
         )
     config = cli.load_config(flags)
+    devices.keep_freed_memory()
     devices.check(values.allow_cpu)
     jax.config.update("jax_enable_compilation_cache", False)
     against = values.against == "torch"

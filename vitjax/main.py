@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     )
     values, flags = cli.parse(options, argv)
     config = cli.load_config(flags)
+    devices.keep_freed_memory()
     devices.check(values.allow_cpu)
     with stop_on_signals() as received:
         train(config, values.workdir, given=cli.keys(flags), stop=lambda: bool(received))
@@ -63,7 +64,6 @@ def train(
       UserError: a setting or a file does not fit; nothing has been computed then.
     """
     config, workdir = Tracked(config), Path(workdir)
-    devices.keep_freed_memory()
     devices.use_compilation_cache()
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh, config.accum)
