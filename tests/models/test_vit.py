@@ -80,8 +80,8 @@ def test_fixed_positions_are_no_parameters():
 )
 def test_features_are_float32_and_tokens_are_those_of_the_patches(pool, class_token):
     module = models.build(config(pool=pool, class_token=class_token), jnp.bfloat16)
-    variables = module.init(jax.random.key(0), pictures())
-    out = module.apply(variables, pictures())
+    variables = jax.jit(module.init)(jax.random.key(0), pictures())
+    out = jax.jit(module.apply)(variables, pictures())
     assert out["features"].shape == (2, 16) and out["features"].dtype == jnp.float32
     assert out["tokens"].shape == (2, 16, 16)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -89,7 +89,7 @@ def test_features_are_float32_and_tokens_are_those_of_the_patches(pool, class_to
 
 def test_gap_is_the_mean_of_the_patch_tokens_without_the_class_token():
     module = models.build(config(pool="gap"))
-    out = module.apply(module.init(jax.random.key(0), pictures()), pictures())
+    out, _ = jax.jit(module.init_with_output)(jax.random.key(0), pictures())
     np.testing.assert_allclose(out["features"], out["tokens"].mean(axis=1), atol=1e-6)
 
 
@@ -98,7 +98,7 @@ def loss_and_gradient(module, params):
         keys = {"dropout": jax.random.key(3)}
         return jnp.square(module.apply({"params": params}, pictures(), True, rngs=keys)["features"] - 1).sum()
 
-    return jax.value_and_grad(loss)(params)
+    return jax.jit(jax.value_and_grad(loss))(params)
 
 
 @pytest.mark.parametrize("scan, remat", [(True, False), (False, True), (True, True)])
@@ -107,7 +107,7 @@ def test_scanned_and_rematerialised_blocks_compute_the_same(scan, remat):
         models.build(config(drop_path=0.5)),
         models.build(config(drop_path=0.5, scan=scan, remat=remat)),
     )
-    flat = trees.flatten(plain.init(jax.random.key(0), pictures())["params"])
+    flat = trees.flatten(jax.jit(plain.init)(jax.random.key(0), pictures())["params"])
     wanted = trees.flatten(jax.eval_shape(other.init, jax.random.key(0), pictures())["params"])
     loss, gradient = loss_and_gradient(plain, trees.unflatten(flat))
     other_loss, other_gradient = loss_and_gradient(other, trees.unflatten(trees.stack(flat, wanted)))
@@ -118,7 +118,7 @@ def test_scanned_and_rematerialised_blocks_compute_the_same(scan, remat):
 
 
 def test_scanned_blocks_start_different_from_each_other():
-    params = models.build(config(scan=True)).init(jax.random.key(0), pictures())["params"]
+    params = jax.jit(models.build(config(scan=True)).init)(jax.random.key(0), pictures())["params"]
     kernel = params["blocks"]["mlp"]["fc1"]["kernel"]
     assert kernel.shape == (3, 16, 32) and not np.allclose(kernel[0], kernel[1])
 
@@ -135,16 +135,17 @@ def test_drop_path_spares_the_first_block_and_keeps_the_mean():
 
 def test_drop_path_does_nothing_outside_training():
     module = models.build(config(drop_path=0.9))
-    variables = module.init(jax.random.key(0), pictures())
-    plain = models.build(config()).apply(variables, pictures())["features"]
-    np.testing.assert_array_equal(module.apply(variables, pictures())["features"], plain)
+    variables = jax.jit(module.init)(jax.random.key(0), pictures())
+    plain = jax.jit(models.build(config()).apply)(variables, pictures())["features"]
+    np.testing.assert_array_equal(jax.jit(module.apply)(variables, pictures())["features"], plain)
 
 
 def test_attention_is_that_of_jax():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 12))
     heads = [x.reshape(2, 5, 3, 4) for x in (q, k, v)]
-    wanted = jax.nn.dot_product_attention(*heads).reshape(2, 5, 12)
-    np.testing.assert_allclose(vit.attend(q, k, v, heads=3), wanted, atol=1e-6)
+    wanted = jax.jit(jax.nn.dot_product_attention)(*heads).reshape(2, 5, 12)
+    ours = jax.jit(vit.attend, static_argnums=3)(q, k, v, 3)
+    np.testing.assert_allclose(ours, wanted, atol=1e-6)
 
 
 def test_gelu_is_the_exact_one():
@@ -154,7 +155,7 @@ def test_gelu_is_the_exact_one():
 
 def test_xavier_bound_is_that_of_the_fused_qkv_matrix():
     module = models.build(config(width=64, depth=1))
-    params = module.init(jax.random.key(0), pictures())["params"]
+    params = jax.jit(module.init)(jax.random.key(0), pictures())["params"]
     kernel = np.abs(params["block_00"]["attention"]["qkv"]["kernel"])
     bound = (6 / (64 + 3 * 64)) ** 0.5
     assert 0.99 * bound < kernel.max() <= bound
