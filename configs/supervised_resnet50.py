@@ -7,7 +7,7 @@ Expected:  76.4% top-1 on ImageNet-1k after 90 epochs, in the paper with steps o
 Obtained:  not yet run in full
 """
 
-from vitjax.config import base_config, form
+from vitjax.config import accuracy_eval, base_config, form
 
 
 def get_config(arg=""):
@@ -35,4 +35,5 @@ def get_config(arg=""):
     c.optim.weight_decay = 1e-4  # never on batch norm and biases
 
     c.checkpoint.every_steps = 2000
+    c.evals.accuracy = accuracy_eval(eval_split="validation")
     return form(c, arg)

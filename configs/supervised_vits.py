@@ -6,7 +6,7 @@ Expected:  76.5% top-1 with RandAugment and mixup, which this config does not ha
 Obtained:  not yet run in full
 """
 
-from vitjax.config import base_config, form
+from vitjax.config import accuracy_eval, base_config, form
 from vitjax.models.vit import VARIANTS
 
 
@@ -36,4 +36,5 @@ def get_config(arg=""):
     c.optim.clip_norm = 1.0
 
     c.checkpoint.every_steps = 2000
+    c.evals.accuracy = accuracy_eval(eval_split="validation")
     return form(c, arg)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitjax import checkpoint, cli, experiment
+from vitjax import checkpoint, cli, evaluate, experiment
 from vitjax import main as main_module
 from vitjax.errors import UserError
 
@@ -48,14 +48,15 @@ def cache(tmp_path_factory):
 
 @pytest.mark.parametrize("config", sorted(path.stem for path in CONFIGS.glob("*.py")))
 def test_every_config_has_a_tiny_form_that_runs(config, tmp_path):
-    built = run(tmp_path, config)
+    assert run(tmp_path, config)
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == [1, 2]
     assert all(np.isfinite(row["train/loss"]) and row["train/skipped"] == 0 for row in rows)
     assert checkpoint.latest_step(tmp_path / "checkpoints") == 2
-    for name in built.evaluations:
+    for name, settings in experiment.read_config(tmp_path).evals.items():
         assert rows[-1][f"eval/{name}/n"] == 32
-        assert {f"eval/{name}/random_init/accuracy", f"eval/{name}/raw_pixels/accuracy"} <= set(rows[-1])
+        for baseline in settings.baselines:
+            assert 0 <= rows[-1][f"eval/{name}/{baseline}/accuracy"] <= 1
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one_to_the_bit(tmp_path):
@@ -76,10 +77,14 @@ def test_an_interrupted_run_ends_as_an_unbroken_one_to_the_bit(tmp_path):
 
 
 def test_meshes_give_the_same_losses(tmp_path):
-    for name, mesh in {"data": ["fsdp=1", "data=-1"], "fsdp": ["fsdp=8", "data=1"]}.items():
-        run(tmp_path / name, "mae_vitb", *(f"--config.mesh.{axis}" for axis in mesh))
-    losses = [[r["train/loss"] for r in metrics(tmp_path / name)] for name in ("data", "fsdp")]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    # Wide enough that the matrices are really split.
+    wide = ["--config.model.width=128", "--config.model.mlp_dim=512", "--config.total_steps=3"]
+    meshes = {"data": (-1, 1, 1), "fsdp": (1, 8, 1), "tensor": (2, 2, 2)}
+    for name, sizes in meshes.items():
+        mesh = [f"--config.mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), sizes)]
+        run(tmp_path / name, "mae_vitb", *wide, *mesh)
+    losses = [[r["train/loss"] for r in metrics(tmp_path / name)] for name in meshes]
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
 
 
 def folder_of_pictures(path, number=24):
@@ -113,8 +118,9 @@ def test_supervised_training_learns_from_a_folder_of_classes_and_starts_from_a_r
     same = ["--config.model.class_token=True", "--config.model.pool=cls"]
     run(tmp_path / "mae", "mae_vitb", "--config.model.scan=False")
     more = [f"--config.data.path={pictures}", f"--config.init.backbone={tmp_path / 'mae'}"]
-    built = run(tmp_path / "fine", "supervised_vits", *same, *more, "--config.optim.base_lr=1e-12")
-    assert built.run.class_names == {"label": ("cat", "dog")}
+    run(tmp_path / "fine", "supervised_vits", *same, *more, "--config.optim.base_lr=1e-12")
+    assert experiment.read(tmp_path / "fine").run.class_names == {"label": ("cat", "dog")}
+    assert metrics(tmp_path / "fine")[-1]["eval/accuracy/n"] == 24
     source, target = weights(tmp_path / "mae"), weights(tmp_path / "fine")
     for path, x in target.items():
         if path.startswith("params/backbone/"):
@@ -135,6 +141,9 @@ def test_supervised_training_learns_from_a_folder_of_classes_and_starts_from_a_r
         (["--config.dtype=float16"], r"config\.dtype='float16'"),
         (["--config.total_steps=0"], r"total_steps=0"),
         (["--config.init.backbone=/nowhere"], r"/nowhere"),
+        (["--config.total_epochs=2"], r"config\.total_epochs"),
+        (["--config.evals.knn.eval_split=tset"], r"tset"),
+        (["--config.evals.knn.fields=('label/color',)"], r"config\.evals\.knn\.fields.*label/color"),
     ],
 )
 def test_bad_input_is_refused_before_any_computation(tmp_path, monkeypatch, more, message):
@@ -152,8 +161,28 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     run(tmp_path, "quickstart")
-    with pytest.raises(UserError, match=r"another model.*--workdir"):
+    with pytest.raises(UserError, match=r"began with config\.model\.width=32, not 64.*--workdir"):
         run(tmp_path, "quickstart", "--config.model.width=64", "--config.total_steps=3")
+
+
+def test_a_finished_run_goes_on_when_it_is_made_longer(tmp_path):
+    assert run(tmp_path, "mae_vitb")
+    assert run(tmp_path, "mae_vitb")  # nothing left to do
+    assert run(tmp_path, "mae_vitb", "--config.total_steps=3")
+    assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_an_unlabelled_run_is_evaluated_on_labelled_pictures(tmp_path, capsys):
+    folder_of_pictures(tmp_path / "unlabelled" / "all")
+    run(tmp_path / "run", "mae_vitb", f"--config.data.path={tmp_path / 'unlabelled' / 'all' / 'cat'}")
+    for split in ("train", "test"):
+        folder_of_pictures(tmp_path / "labelled" / split)
+    given = [f"--config.data.path={tmp_path / 'labelled'}", "--config.evals.knn.k=3"]
+    evaluate.main([f"--workdir={tmp_path / 'run'}", *given, "--config.batch_size=8"])
+    shown = capsys.readouterr().out
+    assert "knn" in shown and "linear" in shown and "24" in shown
+    with pytest.raises(UserError, match=r"config\.optim\.b2"):
+        evaluate.main([f"--workdir={tmp_path / 'run'}", *given, "--config.optim.b2=0.5"])
 
 
 def test_a_run_can_be_read_without_its_data(tmp_path):

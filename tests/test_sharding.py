@@ -100,12 +100,12 @@ def test_slot_takes_the_rule_of_its_parameter():
 
 def test_tensor_axis_splits_columns_then_rows():
     kernels = {
-        "attn": {"qkv": {"kernel": shape_of(128, 384)}, "proj": {"kernel": shape_of(128, 128)}},
+        "attention": {"qkv": {"kernel": shape_of(128, 384)}, "out": {"kernel": shape_of(128, 128)}},
         "mlp": {"fc1": {"kernel": shape_of(128, 512)}, "fc2": {"kernel": shape_of(512, 128)}},
     }
     specs = specs_of({"params": {"block_00": kernels}}, mesh_of(2, 2, 2))["params"]["block_00"]
-    assert specs["attn"]["qkv"]["kernel"] == P("fsdp", "tensor")
-    assert specs["attn"]["proj"]["kernel"] == P("tensor", "fsdp")
+    assert specs["attention"]["qkv"]["kernel"] == P("fsdp", "tensor")
+    assert specs["attention"]["out"]["kernel"] == P("tensor", "fsdp")
     assert specs["mlp"]["fc1"]["kernel"] == P("fsdp", "tensor")
     assert specs["mlp"]["fc2"]["kernel"] == P("tensor", "fsdp")
 

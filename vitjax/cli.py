@@ -71,7 +71,11 @@ def load_config(config_flags_given: Sequence[str]) -> ml_collections.ConfigDict:
         raise UserError(f"--config={path}: there is no such file")
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["vitjax", files[0]])
-    values(["vitjax", files[0]])
+    try:
+        values(["vitjax", files[0]])
+    except flags.Error as error:
+        # absl wraps what `get_config` raises.
+        raise UserError(f"--config={path}: {error.__cause__ or error.__context__ or error}") from error
     return override(holder.value, [flag for flag in config_flags_given if flag not in files])
 
 
@@ -94,8 +98,9 @@ def override(
 def _set(config: ml_collections.ConfigDict, key: str, text: str | None) -> None:
     """Sets one key from its text."""
     section, name = _find(config, key)
-    if text == "None" and section[name] is None:
-        return  # a length that is left open, said aloud
+    if text == "None":
+        _clear(section, key, name)
+        return
     argv = ["vitjax", f"--config.{key}" + ("" if text is None else f"={text}")]
     values = flags.FlagValues()
     try:
@@ -104,6 +109,14 @@ def _set(config: ml_collections.ConfigDict, key: str, text: str | None) -> None:
     except (flags.Error, ValueError, TypeError) as error:
         kind = section.get_type(name).__name__
         raise UserError(f"--config.{key}={text}: the value must be of type {kind}") from error
+
+
+def _clear(section: ml_collections.ConfigDict, key: str, name: str) -> None:
+    """Leaves a setting open, such as a length that another setting gives."""
+    try:
+        section[name] = None
+    except TypeError as error:
+        raise UserError(f"--config.{key}=None: this setting needs a value") from error
 
 
 def _find(config: ml_collections.ConfigDict, key: str) -> tuple[ml_collections.ConfigDict, str]:
@@ -134,6 +147,13 @@ class _Parser(argparse.ArgumentParser):
 def add_workdir(options: argparse.ArgumentParser, meaning: str) -> None:
     """The option that every command has."""
     options.add_argument("--workdir", required=True, metavar="DIR", help=meaning)
+
+
+def add_allow_cpu(options: argparse.ArgumentParser) -> None:
+    """The option of commands that compute."""
+    options.add_argument(
+        "--allow_cpu", action="store_true", help="use the CPU although an accelerator is there"
+    )
 
 
 def keys(config_flags_given: Sequence[str]) -> list[str]:

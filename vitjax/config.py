@@ -88,6 +88,12 @@ def linear_eval(**changes: Any) -> ml_collections.ConfigDict:
     return _eval("linear", **changes)
 
 
+def accuracy_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `accuracy`; see `vitjax.evals.accuracy`."""
+    settings = dict(name="accuracy", every_steps=0, eval_split="test", fields=("label",), eval_examples=0)
+    return ml_collections.ConfigDict(settings | dict(baselines=()) | changes)
+
+
 def default_evals() -> ml_collections.ConfigDict:
     """The evaluators of a run whose config names none, for `python -m vitjax.evaluate`."""
     return ml_collections.ConfigDict(dict(knn=knn_eval(), linear=linear_eval()))
@@ -96,7 +102,7 @@ def default_evals() -> ml_collections.ConfigDict:
 def _eval(name: str, **changes: Any) -> ml_collections.ConfigDict:
     settings = dict(
         name=name,
-        every_steps=0,  # 0: at the end of the run only
+        every_steps=0,  # 0: at the end of the run only; -1: never
         train_split="train",
         eval_split="test",
         fields=("label",),
@@ -131,7 +137,9 @@ def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDi
     for section in (config.model, config.objective):
         section.update({key: value for key, value in small.items() if key in section})
     for settings in config.evals.values():
-        settings.train_split, settings.eval_split = "train", "test"
+        settings.update(
+            {k: v for k, v in dict(train_split="train", eval_split="test").items() if k in settings}
+        )
     return config
 
 

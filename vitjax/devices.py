@@ -12,7 +12,7 @@ import jax
 from vitjax.errors import UserError
 
 NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")
-TPU = ("/dev/accel0", "/dev/vfio/0")
+TPU = ("/dev/accel0",)
 # From malloc.h: M_TRIM_THRESHOLD (never), M_MMAP_MAX (none), M_ARENA_MAX.
 _KEEP_FREED_MEMORY = ((-1, -1), (-4, 0), (-8, 1))
 
@@ -70,10 +70,12 @@ def keep_freed_memory() -> None:
 
     XLA's CPU client allocates the temporaries of a step anew each time. By default glibc gives that much
     memory back to the system and takes it again, zeroed, page by page: a third of the time of a step of a
-    small model. One arena is what makes freed memory reusable by any thread. On an accelerator it changes
-    nothing that matters, and where there is no glibc nothing at all.
+    small model. One arena is what makes freed memory reusable by any thread. Beside an accelerator, and
+    where there is no glibc, nothing is changed.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if accelerator() is not None or not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for option, value in _KEEP_FREED_MEMORY:
             mallopt(option, value)

@@ -4,78 +4,167 @@
     python -m vitjax.evaluate --workdir=DIR --config.data.path=PICTURES --config.evals.knn.k=10
 
 The settings are those of the run; any of them can be given anew. A run whose config has no evaluators gets
-`knn` and `linear`, which need labelled pictures in a training and a test split.
+`knn` and `linear`, which need labelled pictures in a training and a test split; the pictures may be others
+than the run's.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vitjax import cli, experiment, sharding
-from vitjax.config import Tracked, default_evals
+from vitjax import cli, devices, experiment, names, sharding
+from vitjax.config import Tracked, base_config, default_evals
 from vitjax.data import pipeline, sources
-from vitjax.evals import features
-from vitjax.experiment import BASELINES, Experiment
+from vitjax.errors import UserError
+from vitjax.evals import Evaluator, features
+from vitjax.experiment import Experiment
 from vitjax.writers import EVALUATIONS
 
-FEATURE_KEY = 2  # a deterministic `predict` ignores it
+# What a number is compared with: a network of the same form before any training, and no network.
+BASELINES = ("random_init", "raw_pixels")
+OFF = -1  # of `every_steps`
+KEY = 2  # a deterministic `predict` ignores it
+
+
+class Evaluation(NamedTuple):
+    """An evaluator, how often it runs (0: at the end only), and what stands beside its numbers."""
+
+    evaluator: Evaluator
+    every_steps: int
+    baselines: tuple[str, ...]
+
+
+class Splits:
+    """The splits of a picture set that evaluators look at, each opened once.
+
+    Attributes:
+      bad: split -> records that could not be decoded, as they are met.
+    """
+
+    def __init__(self, config: Any, mesh: Mesh):
+        self._data, self._batch_size = config.data, config.batch_size
+        self._canvas_px, self._workers = pipeline.canvas_px(config.data), config.data.workers
+        self._rows = sharding.local_rows(mesh, config.batch_size)
+        self._sources: dict[str, Any] = {}
+        self.bad: dict[str, set[int]] = {}
+
+    def source(self, split: str) -> Any:
+        """The source of a split."""
+        if split not in self._sources:
+            self._sources[split] = sources.open_source(self._data, split)
+        return self._sources[split]
+
+    def batches(self, split: str, limit: int = 0) -> Iterator[Mapping[str, np.ndarray]]:
+        """This process's part of every batch, each picture once; `limit` > 0 takes so many."""
+        made = pipeline.eval_batches(
+            self.source(split),
+            batch_size=self._batch_size,
+            rows=self._rows,
+            canvas_px=self._canvas_px,
+            workers=self._workers,
+            limit=limit,
+        )
+        with made:
+            for batch in made:
+                self.bad.setdefault(split, set()).update(int(i) for i in batch["bad_index"] if i >= 0)
+                yield batch
+
+
+def prepare(built: Experiment, splits: Splits) -> dict[str, Evaluation]:
+    """The evaluators that `config.evals` asks for, with their splits opened: what is amiss shows now.
+
+    Raises:
+      UserError: a name is not known, a split or a label is not there, or the objective does not predict
+        what an evaluator needs.
+    """
+    prepared = {}
+    for name, settings in built.config.evals.items():
+        if settings.every_steps <= OFF:
+            dict(settings)  # switched off: its other settings need no reader
+            continue
+        prepared[name] = _evaluation(built, name, settings, splits)
+    return prepared
+
+
+def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> Evaluation:
+    module = names.find("evals", settings.name, f"config.evals.{name}.name")
+    # The labels are those of the pictures to evaluate on: pretraining may have had none.
+    labels = splits.source(settings.eval_split).class_names
+    spec = dict(built.run.batch_spec) | {field: None for field in labels}
+    evaluator = module.make(settings, built.run._replace(batch_spec=spec, class_names=labels))
+    for split in evaluator.splits:
+        splits.source(split)
+    lacking = [need for need in evaluator.needs if need not in built.objective.predict]
+    if lacking:
+        raise UserError(
+            f"config.evals.{name} needs {', '.join(lacking)}, and config.objective.name="
+            f"{built.config.objective.name!r} predicts {', '.join(built.objective.predict)}"
+        )
+    unknown = [baseline for baseline in settings.baselines if baseline not in BASELINES]
+    if unknown:
+        raise UserError(f"config.evals.{name}.baselines={unknown}: choose from {', '.join(BASELINES)}")
+    return Evaluation(evaluator, settings.every_steps, tuple(settings.baselines))
 
 
 def evaluate(
-    built: Experiment, variables: Any, mesh: Mesh, names: Any = None, baselines: bool = True
+    built: Experiment,
+    evaluations: Mapping[str, Evaluation],
+    variables: Any,
+    splits: Splits,
+    mesh: Mesh,
+    baselines: bool = True,
 ) -> dict[str, float]:
-    """The numbers of the evaluators `names` (all by default), as 'eval/<evaluator>/<number>'.
+    """The evaluators' numbers, as 'eval/<evaluator>/<number>'.
 
-    With `baselines`, those that an evaluator's config asks for stand beside them, as
+    With `baselines`, those that an evaluator asks for stand beside them, as
     'eval/<evaluator>/random_init/<number>' and 'eval/<evaluator>/raw_pixels/<number>'.
     """
-    batches = split_batches(built.config, mesh)
     metrics: dict[str, float] = {}
-    for name in built.evaluations if names is None else names:
-        evaluation = built.evaluations[name]
-        for variant in ("", *(evaluation.baselines if baselines else ())):
-            features_of = _features_of(built, variables, variant)
-            with sharding.use(mesh):
-                numbers = evaluation.evaluator.evaluate(features_of, batches, mesh)
-            prefix = f"eval/{name}/{variant}/" if variant else f"eval/{name}/"
-            metrics |= {prefix + key: value for key, value in numbers.items()}
+    for variant in ("", *(BASELINES if baselines else ())):
+        asked = {name: e for name, e in evaluations.items() if not variant or variant in e.baselines}
+        if not asked:
+            continue
+        needs = {need for evaluation in asked.values() for need in evaluation.evaluator.needs}
+        fields = {
+            f
+            for e in asked.values()
+            for split in e.evaluator.splits
+            for f in splits.source(split).class_names
+        }
+        functions = _functions(built, variables, variant, needs, mesh)
+        with sharding.use(mesh):
+            extract = features.extractor(functions, splits.batches, sorted(fields), mesh)
+            for name, evaluation in asked.items():
+                prefix = f"eval/{name}/{variant}/" if variant else f"eval/{name}/"
+                numbers = evaluation.evaluator.evaluate(extract, mesh)
+                metrics |= {prefix + key: value for key, value in numbers.items()}
     return metrics
 
 
-def split_batches(config: Any, mesh: Mesh) -> Callable[[str, int], Iterator[Mapping[str, np.ndarray]]]:
-    """(split, limit) -> this process's part of every batch of that split, each picture once."""
-    data, batch_size = config.data, config.batch_size
-
-    def batches(split: str, limit: int = 0) -> Iterator[Mapping[str, np.ndarray]]:
-        source = sources.open_source(data, split)
-        return pipeline.eval_batches(
-            source,
-            batch_size=batch_size,
-            rows=sharding.local_rows(mesh, batch_size),
-            canvas_px=pipeline.canvas_px(data),
-            workers=data.workers,
-            limit=limit,
-        )
-
-    return batches
-
-
-def _features_of(built: Experiment, variables: Any, variant: str) -> Callable[[Mapping], jax.Array]:
-    """batch -> features of the trained network, of a fresh one, or the pixels themselves."""
+def _functions(
+    built: Experiment, variables: Any, variant: str, needs: Iterable[str], mesh: Mesh
+) -> dict[str, Callable[[Mapping], jax.Array]]:
+    """Output -> function of a batch, of the trained network, of a fresh one, or the pixels themselves."""
     if variant == "raw_pixels":
-        return features.raw_pixels(built.config.data)
+        return {"features": features.raw_pixels(built.config.data)}
     if variant == "random_init":
-        # Another seed than the run's: its own start would be as good, but is not an independent network.
+        # Another seed than the run's: a network that is independent of the trained one.
         seed = built.config.seed + 1
         variables = jax.jit(lambda: built.objective.export(experiment.fresh(built, seed)))()
-    key = jax.random.key(FEATURE_KEY)
-    predict = jax.jit(built.objective.predict["features"])
-    return lambda batch: predict(variables, batch, key)
+    # Once, and not with every batch.
+    variables = jax.device_put(variables, sharding.shardings(variables, mesh))
+    key = jax.random.key(KEY)
+
+    def bind(need: str) -> Callable[[Mapping], jax.Array]:
+        predict = jax.jit(built.objective.predict[need])
+        return lambda batch: predict(variables, batch, key)
+
+    return {need: bind(need) for need in needs}
 
 
 def table(metrics: Mapping[str, float]) -> str:
@@ -109,14 +198,22 @@ def main(argv: Sequence[str]) -> None:
     """Evaluates and prints; the numbers are also added to DIR/evaluations.jsonl."""
     options = cli.parser("vitjax.evaluate", __doc__)
     cli.add_workdir(options, "a run or an export")
+    cli.add_allow_cpu(options)
     values, given = cli.parse(options, argv)
     config = experiment.read_config(values.workdir)
+    # The run's mesh is that of another machine, perhaps.
+    config.mesh = base_config().mesh
     if not config.evals:
         config.evals = default_evals()
     tracked = Tracked(cli.override(config, given))
+    devices.check(values.allow_cpu)
+    devices.use_compilation_cache()
     built = experiment.read(values.workdir, tracked)
+    mesh = sharding.make_mesh(tracked.mesh)
+    splits = Splits(tracked, mesh)
+    evaluations = prepare(built, splits)
     tracked.refuse_unread(cli.keys(given))
-    metrics = evaluate(built, experiment.variables(built), sharding.make_mesh(tracked.mesh))
+    metrics = evaluate(built, evaluations, experiment.variables(built), splits, mesh)
     print(table(metrics))
     row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "given": given, **metrics}
     with open(built.path / EVALUATIONS, "a") as file:

@@ -19,23 +19,17 @@ from vitjax import checkpoint, names, trees
 from vitjax.config import Tracked
 from vitjax.data import pipeline
 from vitjax.errors import UserError
-from vitjax.evals import Evaluator
 from vitjax.objective import Objective, Run
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 FORMAT = 1
 FILE = "config.json"
 WEIGHTS = "model.safetensors"
-# What a number is compared with: a network of the same form before any training, and no network.
-BASELINES = ("random_init", "raw_pixels")
-
-
-class Evaluation(NamedTuple):
-    """An evaluator, how often it runs (0: at the end only), and what stands beside its numbers."""
-
-    evaluator: Evaluator
-    every_steps: int
-    baselines: tuple[str, ...]
+# What may differ between the parts of one run.
+MAY_CHANGE = (
+    "total_steps", "total_epochs", "log/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
+    "data/path", "data/workers", "data/cache_dir",
+)  # fmt: skip
 
 
 class Experiment(NamedTuple):
@@ -45,14 +39,12 @@ class Experiment(NamedTuple):
       config: as resolved.
       run: the method's surroundings.
       objective: what is learned.
-      evaluations: name -> Evaluation.
       path: the run's directory or the export, or None before there is one.
     """
 
     config: Tracked
     run: Run
     objective: Objective
-    evaluations: Mapping[str, Evaluation]
     path: Path | None = None
 
 
@@ -60,27 +52,10 @@ def build(config: Tracked, run: Run, path: Path | None = None) -> Experiment:
     """The experiment of a config.
 
     Raises:
-      UserError: a name is not known, a value does not fit, or an evaluator asks for what the objective
-        does not predict.
+      UserError: a name is not known or a value does not fit.
     """
     objective = names.find("objectives", config.objective.name, "config.objective.name").make(config, run)
-    evaluations = {name: _evaluation(config, name, objective, run) for name in config.evals}
-    return Experiment(config, run, objective, evaluations, path)
-
-
-def _evaluation(config: Tracked, name: str, objective: Objective, run: Run) -> Evaluation:
-    settings = config.evals[name]
-    evaluator = names.find("evals", settings.name, f"config.evals.{name}.name").make(settings, run)
-    lacking = [need for need in evaluator.needs if need not in objective.predict]
-    if lacking:
-        raise UserError(
-            f"config.evals.{name} needs {', '.join(lacking)}, and config.objective.name="
-            f"{config.objective.name!r} predicts {', '.join(objective.predict)}"
-        )
-    unknown = [b for b in settings.baselines if b not in BASELINES]
-    if unknown:
-        raise UserError(f"config.evals.{name}.baselines={unknown}: choose from {', '.join(BASELINES)}")
-    return Evaluation(evaluator, settings.every_steps, tuple(settings.baselines))
+    return Experiment(config, run, objective, path)
 
 
 def prepare(config: Tracked, source: Any, path: Path | None) -> Experiment:
@@ -106,7 +81,9 @@ def surroundings(config: Tracked, num_examples: int, class_names: Mapping, batch
     if config.batch_size < 1:
         raise UserError(f"config.batch_size={config.batch_size} must be at least 1")
     steps_per_epoch = num_examples / config.batch_size
-    steps, epochs = config.total_steps, config.total_epochs
+    steps = config.total_steps
+    # Read only where it counts, so that a length that has no effect is refused like any such setting.
+    epochs = config.total_epochs if steps is None else None
     if steps is None and epochs is None:
         raise UserError(
             "neither config.total_steps nor config.total_epochs is set: add --config.total_epochs=100, say"
@@ -150,6 +127,33 @@ def write_config(experiment: Experiment) -> None:
     partial = experiment.path / f"{FILE}.partial"
     partial.write_text(json.dumps(to_json(experiment), indent=1))
     partial.replace(experiment.path / FILE)
+
+
+def refuse_changes(experiment: Experiment) -> None:
+    """Nothing, if a run in the experiment's directory began with the same config, or there is none.
+
+    A run's length, its log, evaluators, mesh and loader may change; whatever else does would make the rest
+    of the run another experiment.
+
+    Raises:
+      UserError: something else differs.
+    """
+    if not (experiment.path / FILE).is_file():
+        return
+    before, now = (
+        trees.flatten(_tuples_as_text(c))
+        for c in (_read_file(experiment.path)["config"], json.loads(json.dumps(experiment.config.to_dict())))
+    )
+    changed = [
+        f"config.{key.replace('/', '.')}={before.get(key)}, not {now.get(key)}"
+        for key in sorted({**before, **now})
+        if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        raise UserError(
+            f"the run in {experiment.path} began with {'; '.join(changed[:5])}; give the same settings to go on, "
+            "or another --workdir for a new run (config.init starts one from this run's weights)"
+        )
 
 
 def read_config(path: str | Path) -> ml_collections.ConfigDict:
@@ -225,19 +229,21 @@ def given_weights(experiment: Experiment) -> dict[str, Any]:
     Raises:
       UserError: a source lacks the part that is asked of it, or is of another model.
     """
+    parts = {name: path for name, path in experiment.config.init.items() if path}
     given: dict[str, Any] = {}
-    for name, path in experiment.config.init.items():
-        if path:
-            given |= _given_part(name, path)
+    for name, path in parts.items():
+        given |= _given_part(name, path)
     if not given:
         return {}
     state = abstract_state(experiment)
     wanted = trees.flatten({"params": state.params, **state.extra})
     given = trees.stack(given, wanted)
+    # Copies that the objective makes itself (teachers) are in other collections than the source has.
+    collections = {path.split("/")[0] for path in given}
     missing = [
         path
         for path in wanted
-        if path not in given and any(f"/{name}/" in path for name, p in experiment.config.init.items() if p)
+        if path not in given and path.split("/")[0] in collections and path.split("/")[1] in parts
     ]
     if missing:
         raise UserError(f"config.init: the given weights lack {', '.join(missing[:5])} of this model")
@@ -251,6 +257,11 @@ def _given_part(name: str, path: str) -> dict[str, Any]:
     if not part:
         raise UserError(f"config.init.{name}={path!r}: the weights there have no part {name!r}")
     return part
+
+
+def _tuples_as_text(x: Any) -> Any:
+    """Nested dicts whose leaves are texts, so that lists and None are leaves too."""
+    return {k: _tuples_as_text(v) for k, v in x.items()} if isinstance(x, dict) else json.dumps(x)
 
 
 def _tuples(x: Any) -> Any:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from vitjax import evaluate, picture, sharding
 from vitjax.checkpoint import Checkpointer
-from vitjax.data import pipeline, sources
+from vitjax.data import pipeline
 from vitjax.data.bad_records import BadRecords
 from vitjax.experiment import Experiment
 from vitjax.loop import Event, Hook
@@ -26,18 +26,24 @@ from vitjax.writers import MetricsWriter
 # Entries of `predict` whose result is pictures, to be looked at during training.
 PICTURES = ("reconstruction", "sample")
 NUM_PICTURES = 8
-# How many bad records one process reports at a time when several must agree on the size of the message.
-REPORTED = 256
+BAD_RECORDS = "bad_records.jsonl"
 
 
 def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
-    """Writes the step's scalars as 'train/...' and shows them, together with speed and time to go."""
+    """Writes the step's scalars as 'train/...' and shows them, together with speed and time to go.
+
+    'train/skipped' counts the refused updates since the line before, so that none goes unseen.
+    """
+    skipped: list[jax.Array] = []
 
     def hook(event: Event) -> None:
         progress.step(event.step, event.waited_s)
+        skipped.append(event.metrics["skipped"])
         if not due(event.step, every_steps, event.last, first=True):
             return
         metrics = {name: float(value) for name, value in jax.device_get(event.metrics).items()}
+        metrics["skipped"] = float(sum(jax.device_get(skipped)))
+        skipped.clear()
         metrics |= progress.report(event.step, metrics)
         writer.write(event.step, {f"train/{name}": value for name, value in metrics.items()})
 
@@ -55,31 +61,43 @@ def save(checkpointer: Checkpointer, writer: MetricsWriter, every_steps: int) ->
     return hook
 
 
-def evaluation(built: Experiment, mesh: Mesh, writer: MetricsWriter, progress: Progress) -> Hook:
+def evaluation(
+    built: Experiment,
+    evaluations: Mapping[str, evaluate.Evaluation],
+    splits: evaluate.Splits,
+    mesh: Mesh,
+    writer: MetricsWriter,
+    progress: Progress,
+) -> Hook:
     """Runs the evaluators that are due; at the end of the run all of them, beside their baselines."""
     export = jax.jit(built.objective.export)
 
     def hook(event: Event) -> None:
         finished = event.step == built.run.total_steps
-        names = [n for n, e in built.evaluations.items() if due(event.step, e.every_steps, finished)]
-        if not names:
+        asked = {n: e for n, e in evaluations.items() if due(event.step, e.every_steps, finished)}
+        if not asked:
             return
         with progress.paused("evaluating"):
-            metrics = evaluate.evaluate(built, export(event.state), mesh, names, baselines=finished)
+            variables = export(event.state)
+            metrics = evaluate.evaluate(built, asked, variables, splits, mesh, baselines=finished)
         writer.write(event.step, metrics)
         progress.say(evaluate.table(metrics))
+        for split, found in splits.bad.items():
+            _list(BadRecords(built.path / BAD_RECORDS, splits.source(split)), list(found))
 
     return hook
 
 
-def pictures(built: Experiment, mesh: Mesh, writer: MetricsWriter, every_steps: int) -> Hook:
+def pictures(
+    built: Experiment, splits: evaluate.Splits, mesh: Mesh, writer: MetricsWriter, every_steps: int
+) -> Hook:
     """Writes what the network sees as a grid of pictures, for objectives that predict pictures."""
     names = [name for name in PICTURES if name in built.objective.predict]
     if not names:
         return lambda event: None
     predict = {name: jax.jit(built.objective.predict[name]) for name in names}
     export = jax.jit(built.objective.export)
-    batch = _some_pictures(built, mesh)
+    batch = _some_pictures(splits.source(built.config.data.split), built.config.data, mesh)
     key = jax.random.key(built.config.seed)
 
     def hook(event: Event) -> None:
@@ -94,18 +112,26 @@ def pictures(built: Experiment, mesh: Mesh, writer: MetricsWriter, every_steps: 
     return hook
 
 
-def bad_records(source: Any, file: Path, progress: Progress, every_steps: int) -> Hook:
-    """Lists each record that could not be decoded once, in `file`, whichever process met it."""
+def bad_records(source: Any, workdir: Path, progress: Progress, *every_steps: int) -> Hook:
+    """Lists each record that could not be decoded once, whichever process met it, whenever one of the periods ends."""
     found: list[int] = []
-    records = BadRecords(file, source)
+    records = BadRecords(workdir / BAD_RECORDS, source)
 
     def hook(event: Event) -> None:
         found.extend(int(i) for i in event.batch["bad_index"] if i >= 0)
-        if due(event.step, every_steps, event.last):
-            records.add(_from_all_processes(found))
+        if any(due(event.step, every, event.last) for every in every_steps):
+            _list(records, found)
+            found.clear()
             progress.bad_records = records.count
 
     return hook
+
+
+def _list(records: BadRecords, found: list[int]) -> None:
+    """Adds what all processes found; the first one writes."""
+    everyone = _from_all_processes(found)
+    if jax.process_index() == 0:
+        records.add(everyone)
 
 
 def profile(directory: Path, start_step: int, steps: int) -> Hook:
@@ -126,17 +152,20 @@ def profile(directory: Path, start_step: int, steps: int) -> Hook:
     return hook
 
 
-def _some_pictures(built: Experiment, mesh: Mesh) -> Mapping[str, jax.Array]:
-    """The first pictures of the training split, as many as there are shown."""
-    data = built.config.data
+def _some_pictures(source: Any, data: Any, mesh: Mesh) -> Mapping[str, jax.Array]:
+    """A few pictures of `source`, always the same."""
     size = max(NUM_PICTURES, mesh.size)
     size += -size % mesh.size
-    source = sources.open_source(data, data.split)
-    rows = sharding.local_rows(mesh, size)
     batches = pipeline.eval_batches(
-        source, batch_size=size, rows=rows, canvas_px=pipeline.canvas_px(data), workers=0, limit=size
+        source,
+        batch_size=size,
+        rows=sharding.local_rows(mesh, size),
+        canvas_px=pipeline.canvas_px(data),
+        workers=0,
+        limit=size,
     )
-    return sharding.put_batch(next(iter(batches)), mesh)
+    with batches:
+        return sharding.put_batch(next(batches), mesh)
 
 
 def _local(x: jax.Array) -> np.ndarray:
@@ -145,12 +174,11 @@ def _local(x: jax.Array) -> np.ndarray:
 
 
 def _from_all_processes(found: list[int]) -> list[int]:
-    """What all processes found; takes what it reports out of `found`."""
-    mine, found[:] = found[:REPORTED], found[REPORTED:]
+    """The numbers that all processes hold, on each of them."""
     if jax.process_count() == 1:
-        mine, found[:] = mine + found, []
-        return mine
-    message = np.full(REPORTED, -1, np.int64)
-    message[: len(mine)] = mine
-    everyone = multihost_utils.process_allgather(message).ravel()
+        return found
+    longest = int(multihost_utils.process_allgather(np.asarray(len(found))).max())
+    message = np.full(longest, -1, np.int64)
+    message[: len(found)] = found
+    everyone = multihost_utils.process_allgather(message).ravel() if longest else message
     return [int(i) for i in everyone if i >= 0]

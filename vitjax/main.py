@@ -12,18 +12,21 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vitjax import checkpoint, cli, devices, experiment, flops, hooks, loop, sharding, summary
 from vitjax.checkpoint import Checkpointer
 from vitjax.config import Tracked
 from vitjax.data import pipeline, sources
+from vitjax.evaluate import Evaluation, Splits, prepare
 from vitjax.experiment import Experiment
 from vitjax.progress import Progress, start_table
 from vitjax.writers import MetricsWriter, read_metrics
@@ -33,18 +36,21 @@ def main(argv: Sequence[str]) -> int:
     """Trains what the command line describes; 0, or 128 + the signal that stopped it (Ctrl-C: 130)."""
     options = cli.parser("vitjax.main", __doc__)
     cli.add_workdir(options, "where the run lives; given again, the run goes on")
+    cli.add_allow_cpu(options)
     options.add_argument(
-        "--allow_cpu", action="store_true", help="use the CPU although an accelerator is there"
+        "--distributed", action="store_true", help="one of several processes (pods, clusters) of one run"
     )
     values, flags = cli.parse(options, argv)
     config = cli.load_config(flags)
     devices.keep_freed_memory()
+    if values.distributed:
+        jax.distributed.initialize()
     devices.check(values.allow_cpu)
     with stop_on_signals() as received:
-        train(config, values.workdir, given=cli.keys(flags), stop=lambda: bool(received))
-    if not received:
+        finished = train(config, values.workdir, given=cli.keys(flags), stop=lambda: bool(received))
+    if finished:
         return 0
-    print(f"Stopped and saved. To go on: python -m vitjax.main {shlex.join(argv)}", flush=True)
+    _say(f"Stopped and saved. To go on: python -m vitjax.main {shlex.join(argv)}")
     return 128 + received[0]
 
 
@@ -53,8 +59,10 @@ def train(
     workdir: str | Path,
     given: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
-) -> Experiment:
-    """The experiment of `config`, trained in `workdir` from its newest checkpoint or from the start.
+) -> bool:
+    """Whether the run of `config` has all its steps, after training from its newest checkpoint or the start.
+
+    The result is in `workdir`: `vitjax.load(workdir)` opens it.
 
     Args:
       given: the keys that the user set ('config.a.b'), which must have an effect.
@@ -69,24 +77,28 @@ def train(
     sharding.check_batch_size(config.batch_size, mesh, config.accum)
     source = sources.open_source(config.data, config.data.split)
     built = experiment.prepare(config, source, workdir)
+    splits = Splits(config, mesh)
+    evaluations = prepare(built, splits)
     loader = _train_loader(config, source, mesh)
     # Read now: whatever is wrong with a setting has to show before anything is computed.
     log, saving, profile = (SimpleNamespace(**c) for c in (config.log, config.checkpoint, config.profile))
     abstract = sharding.abstract(experiment.abstract_state(built), mesh)
-    weights = experiment.given_weights(built)
-    config.refuse_unread(given)
-
     checkpointer = Checkpointer(workdir / checkpoint.FOLDER, keep=saving.keep)
     first = checkpointer.latest_step() or 0
+    weights = {} if first else experiment.given_weights(built)
+    config.refuse_unread(given)
+    if first:
+        experiment.refuse_changes(built)
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(sharding.use(mesh))
         stack.callback(checkpointer.close)
         state = checkpointer.restore(abstract) if first else experiment.fresh_state(built, abstract, weights)
-        evaluated = _is_evaluated(built)
+        evaluated = _is_evaluated(built, evaluations)
         experiment.write_config(built)
         traced = loop.trace_step(built.objective, built.run, config.seed, mesh, abstract)
         flops_per_step = flops.count_jaxpr(traced.jaxpr)
-        print(start_table(summary.facts(built, source, mesh, state, flops_per_step)), flush=True)
+        _say(start_table(summary.facts(built, source, mesh, state, flops_per_step)))
         step_fn = _compiled(traced)
         writer = stack.enter_context(MetricsWriter(workdir, first_step=first))
         progress = Progress(
@@ -97,12 +109,12 @@ def train(
             peak_flops=flops.peak(mesh.devices.flat),
         )
         stack.enter_context(progress)
-        evaluate = hooks.evaluation(built, mesh, writer, progress)
+        evaluate = hooks.evaluation(built, evaluations, splits, mesh, writer, progress)
         beside = [
-            hooks.bad_records(source, workdir / "bad_records.jsonl", progress, log.every_steps),
+            hooks.bad_records(source, workdir, progress, log.every_steps, saving.every_steps),
             hooks.log(writer, progress, log.every_steps),
             hooks.profile(workdir / "profile", profile.start_step, profile.steps),
-            hooks.pictures(built, mesh, writer, log.pictures_every_steps),
+            hooks.pictures(built, splits, mesh, writer, log.pictures_every_steps),
             hooks.save(checkpointer, writer, saving.every_steps),
             evaluate,
         ]
@@ -110,9 +122,9 @@ def train(
             if not evaluated:
                 evaluate(loop.Event(first, state, {}, {}, 0.0, last=True))
             progress.say(f"The run has all its {first:,} steps; a larger --config.total_steps goes on.")
-            return built
+            return True
         batches = stack.enter_context(loader(first))
-        loop.train(
+        state = loop.train(
             step_fn,
             state,
             batches,
@@ -120,9 +132,9 @@ def train(
             total_steps=built.run.total_steps,
             mesh=mesh,
             hooks=beside,
-            stop=stop,
+            stop=_agreed(stop),
         )
-    return built
+        return int(state.step) == built.run.total_steps
 
 
 @contextlib.contextmanager
@@ -164,17 +176,30 @@ def _train_loader(config: Tracked, source: Any, mesh: Mesh) -> Callable[[int], p
 
 def _compiled(traced: Any) -> Callable:
     """The compiled training step; says how long that took, because nothing moves meanwhile."""
-    print("Compiling the training step ...", end="", flush=True)
     before = time.perf_counter()
+    _say("Compiling the training step ...", end="")
     compiled = traced.lower().compile()
-    print(f" {time.perf_counter() - before:.1f} s", flush=True)
+    _say(f" {time.perf_counter() - before:.1f} s")
     return compiled
 
 
-def _is_evaluated(built: Experiment) -> bool:
+def _agreed(stop: Callable[[], bool]) -> Callable[[], bool]:
+    """`stop`, made the same on all processes: they must leave the loop after the same step."""
+    if jax.process_count() == 1:
+        return stop
+    return lambda: bool(multihost_utils.process_allgather(np.asarray(stop())).any())
+
+
+def _is_evaluated(built: Experiment, evaluations: Mapping[str, Evaluation]) -> bool:
     """Whether the final evaluation of a run is in its metrics; every process reads the same file."""
     rows = read_metrics(built.path)
-    return bool(rows) and all(f"eval/{name}/n" in rows[-1] for name in built.evaluations)
+    return bool(rows) and all(f"eval/{name}/n" in rows[-1] for name in evaluations)
+
+
+def _say(text: str, end: str = "\n") -> None:
+    """Prints on the first process."""
+    if jax.process_index() == 0:
+        print(text, end=end, flush=True)
 
 
 if __name__ == "__main__":

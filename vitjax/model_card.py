@@ -79,9 +79,13 @@ def card(facts: Mapping[str, Any], measured: Mapping[str, float]) -> str:
 
 
 def numbers(path: Path) -> dict[str, float]:
-    """The last value of every number that was measured in a run, in training or by `vitjax.evaluate`."""
+    """What was measured of the weights of a run: by its last line, and by `vitjax.evaluate` with its own settings.
+
+    Numbers of earlier steps, and those of other pictures or other settings, are not these weights' results.
+    """
+    own = [row for row in writers.read_rows(path / writers.EVALUATIONS) if not row["given"]]
     last: dict[str, float] = {}
-    for row in writers.read_metrics(path) + writers.read_rows(path / writers.EVALUATIONS):
+    for row in writers.read_metrics(path)[-1:] + own:
         wanted = {k: v for k, v in row.items() if k == "train/loss" or k.startswith("eval/")}
         last |= {name: value for name, value in wanted.items() if value is not None}
     return last

@@ -30,8 +30,8 @@ MIN_SIZE = 2**14
 # after, so that each attention and each MLP needs one all-reduce (Megatron-LM, arXiv:1909.08053, section 3).
 Rules = Sequence[tuple[str, int]]
 TENSOR_RULES: Rules = (
-    (r"attn/qkv/(kernel|bias)$", -1),
-    (r"attn/proj/kernel$", -2),
+    (r"attention/qkv/(kernel|bias)$", -1),
+    (r"attention/out/kernel$", -2),
     (r"mlp/fc1/(kernel|bias)$", -1),
     (r"mlp/fc2/kernel$", -2),
 )

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from absl import logging
 from jaxtyping import UInt8
-from PIL import Image
+
+from vitjax.picture import save_png
 
 METRICS = "metrics.jsonl"
 DISCARDED = "metrics.discarded.jsonl"
@@ -81,9 +82,7 @@ class MetricsWriter:
         """Writes pictures/<name>_<step>.png, and the same into the events."""
         if not self._active:
             return
-        file = self._workdir / PICTURES / f"{name}_{step:08d}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(file)
+        save_png(self._workdir / PICTURES / f"{name}_{step:08d}.png", picture)
         self._events.add_image(name, picture, step, dataformats="HWC")
 
     def flush(self) -> None:

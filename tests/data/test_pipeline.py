@@ -187,9 +187,9 @@ def test_a_source_of_arrays_gives_the_same_in_one_call_as_record_by_record():
     assert_same(evaluate(Stacked(20)), evaluate(Single(20)))
 
 
-def test_an_undecodable_picture_is_replaced_by_the_next_and_named():
-    clean, batches = train(Greys(20), steps=5), train(Greys(20, bad=(4, 5, 19)), steps=5)
-    replacement = {4: 6, 5: 6, 19: 0}
+def test_an_undecodable_picture_is_replaced_by_one_far_away_and_named():
+    clean, batches = train(Greys(20), steps=5), train(Greys(20, bad=(4, 17, 19)), steps=5)
+    replacement = {4: 10, 17: 10, 19: 12}  # steps of 13; 17 would have stood in for 4
     wanted = joined(clean)
     assert joined(batches).tolist() == [replacement.get(i, i) for i in wanted.tolist()]
     assert joined(batches, "bad_index").tolist() == [i if i in replacement else -1 for i in wanted.tolist()]
@@ -197,10 +197,15 @@ def test_an_undecodable_picture_is_replaced_by_the_next_and_named():
     assert (joined(batches, "label") == joined(batches)).all()
 
 
+def test_a_folder_that_is_broken_as_a_whole_does_not_stop_training():
+    batches = train(Greys(400, bad=range(100, 300)), steps=50)
+    assert joined(batches, "valid").all() and (joined(batches, "bad_index") >= 100).any()
+
+
 def test_nothing_but_undecodable_pictures_is_an_error():
-    with pytest.raises(UserError, match="64 records in a row cannot be decoded.*bad on purpose"):
-        train(Greys(400, bad=range(100, 400)), steps=50)
-    with pytest.raises(UserError, match="none of the first 5 records of Greys can be read"):
+    with pytest.raises(UserError, match="64 records,.*cannot be decoded.*bad on purpose"):
+        train(Greys(4000, bad=range(1, 4000)), steps=5)
+    with pytest.raises(UserError, match="none of 5 records of Greys can be read"):
         train(Greys(5, bad=range(5)), steps=1)
 
 

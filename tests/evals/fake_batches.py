@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from vitjax.evals import features
+
 
 def host_batches(x, labels, size, bad=()):
     """Every row once, in batches of `size`; rows `bad` could not be decoded.
@@ -27,3 +29,9 @@ def clusters(n, classes=7, width=13, seed=0, spread=1.5):
     labels = rng.integers(0, classes, n)
     centres = np.random.default_rng(99).normal(size=(classes, width))
     return (centres[labels] + spread * rng.normal(size=(n, width))).astype(np.float32), labels
+
+
+def extractor_of(batches, spec, mesh):
+    """What an evaluator is given, with the batches' own "x" as features."""
+    fields = [name for name in spec if name.startswith("label") or name in "abc"]
+    return features.extractor({"features": lambda batch: batch["x"]}, batches, fields, mesh)

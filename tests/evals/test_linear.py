@@ -87,7 +87,7 @@ def test_penalty_is_chosen_without_the_test_split():
             sets = {"train": (x, y), "test": (test_x, labels)}[split]
             return host_batches(sets[0], {"label": sets[1]}, 64)
 
-        return evaluator.evaluate(lambda batch: batch["x"], batches, mesh())
+        return evaluator.evaluate(extractor_of(batches, run.batch_spec, mesh()), mesh())
 
     honest, shuffled = metrics(test_y), metrics(np.random.default_rng(0).permutation(test_y))
     assert seen == ["train", "test"] * 2
@@ -114,7 +114,7 @@ def test_several_fields_are_reported_each_and_their_mean():
         x, y = sets[split]
         return host_batches(x, {"label/shape": y, "label/hue": y % 2}, 16, bad=[7, 49])
 
-    metrics = evaluator.evaluate(lambda batch: batch["x"], batches, mesh())
+    metrics = evaluator.evaluate(extractor_of(batches, run.batch_spec, mesh()), mesh())
     each = [metrics["shape/accuracy"], metrics["hue/accuracy"]]
     assert metrics["accuracy"] == pytest.approx(np.mean(each)) and 0.5 < min(each)
     assert {"shape/penalty", "hue/penalty"} < set(metrics)
@@ -129,7 +129,8 @@ def test_one_class_only_is_refused():
     evaluator = linear.make(config.linear_eval(), Run(1, 1.0, 8, spec, {}, np.float32))
     with pytest.raises(UserError, match="config.evals.linear.fields.*one class in 'label'"):
         evaluator.evaluate(
-            lambda batch: batch["x"], lambda *_: host_batches(x, {"label": np.zeros(50, int)}, 16), mesh()
+            extractor_of(lambda *_: host_batches(x, {"label": np.zeros(50, int)}, 16), ["label"], mesh()),
+            mesh(),
         )
 
 

@@ -12,6 +12,7 @@ from vitjax.interop import mae as mae_weights
 from vitjax.interop import table, timm_vit, torchvision_resnet
 from vitjax.models.classifier import Classifier
 from vitjax.models.mae import MAE
+from vitjax.models.positions import sincos2d
 from vitjax.models.resnet import ResNet
 from vitjax.models.vit import ViT
 
@@ -36,6 +37,34 @@ def theirs(torch, model, images, **named):
     pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32))
     with torch.no_grad():
         return model.eval()(pixels, **named)
+
+
+def hugging_face_mae(image_size, patch_size, width):
+    """A fresh model, with the positions that published ones have: transformers 5.23 leaves zeros there."""
+    torch, transformers = reference_libraries.torch(), reference_libraries.transformers()
+    config = transformers.ViTMAEConfig(
+        image_size=image_size, patch_size=patch_size, hidden_size=width, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=2 * width, layer_norm_eps=1e-6, decoder_hidden_size=width // 2, decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2, decoder_intermediate_size=2 * width,
+    )  # fmt: skip
+    model = transformers.ViTMAEForPreTraining(config)
+    side = image_size // patch_size
+    with torch.no_grad():
+        for place, dim in (
+            (model.vit.embeddings.position_embeddings, width),
+            (model.decoder.decoder_pos_embed, width // 2),
+        ):
+            place.zero_()[0, 1:] = torch.from_numpy(sincos2d(side, side, dim))
+    backbone = ViT(
+        width=width,
+        depth=2,
+        heads=2,
+        mlp_dim=2 * width,
+        patch_px=patch_size,
+        posemb="sincos2d",
+        norm_eps=1e-6,
+    )
+    return torch, transformers, model, MAE(backbone, 0.75, width // 2, 1, 2)
 
 
 @pytest.mark.parametrize("pool, their_pool", [("cls", "token"), ("gap_norm", "avg"), ("map", "map")])
@@ -67,15 +96,7 @@ def test_timm_resnet(block, bottleneck):
 
 
 def test_hugging_face_mae():
-    torch, transformers = reference_libraries.torch(), reference_libraries.transformers()
-    settings = transformers.ViTMAEConfig(
-        hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96, image_size=32, patch_size=8,
-        decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
-        decoder_intermediate_size=128, layer_norm_eps=1e-6,
-    )  # fmt: skip
-    model = transformers.ViTMAEForPreTraining(settings)
-    backbone = ViT(width=48, depth=2, heads=3, mlp_dim=96, patch_px=8, posemb="sincos2d")
-    mae = MAE(backbone, 0.75, 32, 1, 2)
+    torch, _, model, mae = hugging_face_mae(32, 8, 48)
     flat = mae_weights.read(numpy_state(model), mae)
     images, noise = wave(1, (2, 32, 32, 3)), (wave(1, (2, 16)) + 1) / 2
     out = ours(mae, flat, images, noise)
@@ -86,22 +107,17 @@ def test_hugging_face_mae():
 
 
 def test_files_of_hugging_face_mae(tmp_path):
-    torch, transformers = reference_libraries.torch(), reference_libraries.transformers()
     numpy_files = pytest.importorskip("safetensors.numpy")
-    settings = transformers.ViTMAEConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=4,
-        decoder_hidden_size=8, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=32,
-    )  # fmt: skip
-    model = transformers.ViTMAEForPreTraining(settings)
+    _, transformers, model, mae = hugging_face_mae(16, 4, 16)
+    file = tmp_path / "model.safetensors"
     model.save_pretrained(tmp_path)
-    mae = MAE(ViT(width=16, depth=2, heads=2, mlp_dim=32, patch_px=4, posemb="sincos2d"), 0.75, 8, 1, 2)
-    flat = mae_weights.read(numpy_files.load_file(tmp_path / "model.safetensors"), mae)
+    flat = mae_weights.read(numpy_files.load_file(file), mae)
     in_memory = mae_weights.read(numpy_state(model), mae)
     assert sorted(flat) == sorted(in_memory)
     for path, x in flat.items():
         np.testing.assert_array_equal(x, in_memory[path])
     written = table.write(flat, mae_weights.rows(mae, (4, 4), "hf4"))
-    numpy_files.save_file(written, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    again = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path)
+    numpy_files.save_file(written, file, metadata={"format": "pt"})
+    again = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path).state_dict()
     for name, x in model.state_dict().items():
-        np.testing.assert_allclose(again.state_dict()[name], x, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(again[name], x, atol=1e-6, err_msg=name)

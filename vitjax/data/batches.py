@@ -1,5 +1,6 @@
 """The grain datasets whose elements are whole batches: which records, decoded into which arrays."""
 
+import math
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -162,7 +163,7 @@ class BatchDataset(grain.MapDataset):
 
 
 class TrainDataset(BatchDataset):
-    """Shuffled epochs without end. A record that cannot be decoded is replaced by the next one that can."""
+    """Shuffled epochs without end. A record that cannot be decoded is replaced by another that can."""
 
     def __init__(self, source: Source, *, seed: int, **how):
         super().__init__(source, **how)
@@ -179,7 +180,7 @@ class TrainDataset(BatchDataset):
     def _put_or_replace(self, batch: Batch, k: int, position: int) -> None:
         wanted, count = int(batch["index"][k]), len(self._source)
         for attempt in range(min(MAX_FAILURES, count)):
-            index = (wanted + attempt) % count
+            index = substitute(wanted, attempt, count)
             try:
                 self._put(batch, k, index, position)
             except BAD as error:
@@ -189,8 +190,8 @@ class TrainDataset(BatchDataset):
             batch["bad_index"][k] = wanted if attempt else -1
             return
         raise UserError(
-            f"{min(MAX_FAILURES, count)} records in a row cannot be decoded, from "
-            f"{self._source.name(wanted)} to {self._source.name(index)} ({reason}); "
+            f"{min(MAX_FAILURES, count)} records, {self._source.name(wanted)} and others all over the set, "
+            f"cannot be decoded ({self._source.name(index)}: {reason}); "
             "config.data.path seems to hold broken files, or files that are not pictures"
         )
 
@@ -224,6 +225,18 @@ class EvalDataset(BatchDataset):
         except BAD:
             batch["valid"][k] = False
             batch["bad_index"][k] = index
+
+
+def substitute(wanted: int, attempt: int, count: int) -> int:
+    """The record that is tried in place of `wanted`, which is attempt 0.
+
+    Steps of about 0.618 of the set lead away from a folder or a shard that is broken as a whole, and never
+    come back to a record before all were tried.
+    """
+    step = max(1, round(0.618 * count))
+    while math.gcd(step, count) > 1:
+        step += 1
+    return (wanted + attempt * step) % count
 
 
 def _place(batch: Batch, k: int, picture: np.ndarray) -> None:

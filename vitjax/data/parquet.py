@@ -133,7 +133,10 @@ class ParquetSource:
         metadata = self._metadata.get(group.file)
         file = pq.ParquetFile(self._files[group.file], metadata=metadata)
         self._metadata[group.file] = file.metadata
-        table = file.read_row_group(group.number, columns=[columns.image, *columns.labels.values()])
+        try:
+            table = file.read_row_group(group.number, columns=[columns.image, *columns.labels.values()])
+        except pa.ArrowException as error:
+            raise Undecodable(f"the row group {group.number} is damaged: {error}") from error
         labels = {
             field: self._numbers(field, leaf(table.column(column)))
             for field, column in columns.labels.items()

@@ -11,6 +11,7 @@ and copy each batch through shared memory; they pay only where a source works lo
 """
 
 import os
+import signal
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,7 @@ from vitjax.data.batches import (
     Framing,
     Spec,
     TrainDataset,
+    substitute,
 )
 from vitjax.data.sources import Source
 from vitjax.errors import UserError
@@ -84,7 +86,7 @@ def train_batches(
 ) -> Batches:
     """Batches without end, from the one numbered `start_step`; each epoch is a permutation of its own.
 
-    A record that cannot be decoded is replaced by the next that can ('index') and named in 'bad_index'.
+    A record that cannot be decoded is replaced by another that can ('index') and named in 'bad_index'.
 
     Args:
       batch_size: of the global batch.
@@ -207,12 +209,12 @@ def _device_dtype(value: np.ndarray) -> np.dtype:
 
 def _first_readable(source: Source) -> dict:
     tried = min(MAX_FAILURES, len(source))
-    for index in range(tried):
+    for attempt in range(tried):
         try:
-            return source[index]
+            return source[substitute(0, attempt, len(source))]
         except BAD:
             continue
-    raise UserError(f"none of the first {tried} records of {source!r} can be read")
+    raise UserError(f"none of {tried} records of {source!r} can be read")
 
 
 def canvas_px(data: Any) -> int:
@@ -248,4 +250,5 @@ def _threads(workers: int) -> int:
 def _keep_off_accelerators(*_) -> None:
     """Set-up of a worker process: whatever it imports takes no memory of an accelerator."""
     os.environ["JAX_PLATFORMS"] = "cpu"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the trainer ends them
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

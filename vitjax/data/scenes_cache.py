@@ -26,11 +26,11 @@ _SHARED_FROM_BYTES = 100_000_000  # below, starting a second process costs more 
 
 
 def folder(cache_dir: str) -> Path:
-    """Where drawn pictures lie: $VITJAX_CACHE, else the setting, else vitjax in the user's cache folder."""
-    if os.environ.get("VITJAX_CACHE"):
-        return Path(os.environ["VITJAX_CACHE"])
+    """Where drawn pictures lie: the setting, else $VITJAX_CACHE, else vitjax in the user's cache folder."""
     if cache_dir:
         return Path(cache_dir).expanduser()
+    if os.environ.get("VITJAX_CACHE"):
+        return Path(os.environ["VITJAX_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitjax"
 
 

@@ -115,8 +115,8 @@ def choose_split(splits: Mapping[str, Any], split: str, path: str) -> Any:
     there = ", ".join(repr(s) for s in sorted(splits))
     raise UserError(
         f"the split {split!r} is not in config.data.path={path}, which has {there}; "
-        "set config.data.split (training), config.data.eval_split (evaluation) or the evaluator's own "
-        "splits to one of these"
+        "set config.data.split (training) or config.evals.<name>.train_split and eval_split to one of "
+        "these; config.evals.<name>.every_steps=-1 switches an evaluator off"
     )
 
 

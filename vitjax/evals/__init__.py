@@ -9,12 +9,13 @@ class Evaluator(NamedTuple):
 
     Attributes:
       needs: names that the objective's `predict` must have.
-      evaluate: (features_of, batches, mesh) -> {'accuracy': ..., 'n': ..., ...}.
-        features_of: a batch on the device -> float32 [B, D], bound to one set of weights and jitted.
-        batches: (split, limit) -> iterator of host batches, each record exactly once; limit 0 is all.
-        The caller evaluates every variant (trained, random_init, raw_pixels) with the same function
-        and puts the prefix before the names.
+      splits: the splits of the data that it looks at.
+      evaluate: (extract, mesh) -> {'accuracy': ..., 'n': ..., ...}.
+        extract: (output, split, limit, fields) -> features.Features, each picture exactly once, with one
+        set of weights; limit 0 is all. The caller evaluates every variant (trained, random_init,
+        raw_pixels) with the same function and puts the prefix before the names.
     """
 
     needs: tuple[str, ...]
+    splits: tuple[str, ...]
     evaluate: Callable[..., Mapping[str, float]]

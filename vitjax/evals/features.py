@@ -55,6 +55,44 @@ def extract(
     return Features(x.done(), {field: rows.done() for field, rows in labels.items()}, n_bad)
 
 
+Extract = Callable[[str, str, int, Sequence[str]], Features]
+
+
+def extractor(
+    functions: Mapping[str, Callable[[Mapping[str, Array]], Float[Array, "B D"]]],
+    batches: Callable[[str, int], Iterable[Mapping[str, np.ndarray]]],
+    fields: Sequence[str],
+    mesh: Mesh,
+) -> Extract:
+    """(output, split, limit, fields) -> Features of the labelled pictures; each pass over a split is made once.
+
+    Args:
+      functions: output -> function of a device batch, with the weights inside.
+      batches: (split, limit) -> host batches.
+      fields: all label fields of the data.
+    """
+    done: dict[tuple[str, str, int], Features] = {}
+
+    def extracted(output: str, split: str, limit: int, wanted: Sequence[str]) -> Features:
+        key = output, split, limit
+        if key not in done:
+            done[key] = extract(functions[output], batches(split, limit), fields, mesh)
+        return _labelled(done[key], wanted, split)
+
+    return extracted
+
+
+def _labelled(found: Features, fields: Sequence[str], split: str) -> Features:
+    """The pictures that have a label (not -1) in all of `fields`."""
+    labels = {field: found.labels[field] for field in fields}
+    keep = np.all([y >= 0 for y in labels.values()], axis=0)
+    if keep.all():
+        return found._replace(labels=labels)
+    if not keep.any():
+        raise UserError(f"no picture of split {split!r} has a label in {', '.join(fields)}")
+    return Features(found.x[keep], {field: y[keep] for field, y in labels.items()}, found.n_bad)
+
+
 def raw_pixels(config_data: Any) -> Callable[[Mapping[str, Array]], Float[Array, "B D"]]:
     """batch -> the evaluation view as plain pixels in 0..1, flattened; at most 32 x 32 x 3 numbers.
 

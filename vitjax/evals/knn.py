@@ -10,7 +10,6 @@ Source: Wu et al. 2018, https://arxiv.org/abs/1805.01978; k = 20 and temperature
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,15 +40,11 @@ def make(config: Any, run: Any) -> Evaluator:
     train_examples, eval_examples = config.train_examples, config.eval_examples
     _check(k, temperature, train_examples or k)
 
-    def evaluate(
-        features_of: Callable[[Mapping[str, Array]], Float[Array, "B D"]],
-        batches: Callable[[str, int], Iterator[Mapping[str, np.ndarray]]],
-        mesh: Mesh,
-    ) -> dict[str, float]:
-        train = features.extract(features_of, batches(train_split, train_examples), fields, mesh)
+    def evaluate(extract: features.Extract, mesh: Mesh) -> dict[str, float]:
+        train = extract("features", train_split, train_examples, fields)
         features.check_classes(train.labels, config.name, train_split)
         _check(k, temperature, train.n)
-        test = features.extract(features_of, batches(eval_split, eval_examples), fields, mesh)
+        test = extract("features", eval_split, eval_examples, fields)
         cosines, rows = nearest(train.x, test.x, k, mesh)
         correct = {
             field: vote(cosines, train.labels[field][rows], temperature) == test.labels[field]
@@ -57,7 +52,7 @@ def make(config: Any, run: Any) -> Evaluator:
         }
         return features.summary(correct, test)
 
-    return Evaluator(("features",), evaluate)
+    return Evaluator(("features",), (train_split, eval_split), evaluate)
 
 
 def knn(

@@ -91,8 +91,8 @@ def _search(gradient_at: Callable, d: np.ndarray, slope: np.ndarray, dot: Callab
     """
     t = np.ones_like(slope)
     low, high = np.zeros_like(t), np.full_like(t, np.inf)
+    g = gradient_at(t)
     for _ in range(TRIALS):
-        g = gradient_at(t)
         end = dot(g, d)
         good = (end >= STEEP * slope) & (end <= -FLAT * slope)
         if good.all():
@@ -105,6 +105,7 @@ def _search(gradient_at: Callable, d: np.ndarray, slope: np.ndarray, dot: Callab
         width = np.where(bounded, high, 0) - low
         inside = np.where(bounded, np.clip(secant, low + 0.1 * width, low + 0.9 * width), secant)
         t = np.where(good, t, inside)
+        g = gradient_at(t)
     return t, g
 
 

@@ -10,12 +10,11 @@ their accuracy is noisy where they are few, and flat where classes are of unequa
 Source: the protocol of CLIP, https://arxiv.org/abs/2103.00020, section A.3 (L-BFGS, a sweep of penalties).
 """
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from vitjax.errors import UserError
 from vitjax.evals import Evaluator, features
@@ -38,22 +37,17 @@ def make(config: Any, run: Any) -> Evaluator:
     train_split, eval_split = config.train_split, config.eval_split
     train_examples, eval_examples = config.train_examples, config.eval_examples
 
-    def evaluate(
-        features_of: Callable[[Mapping[str, Array]], Float[Array, "B D"]],
-        batches: Callable[[str, int], Iterator[Mapping[str, np.ndarray]]],
-        mesh: Mesh,
-    ) -> dict[str, float]:
-        train = features.extract(features_of, batches(train_split, train_examples), fields, mesh)
+    def evaluate(extract: features.Extract, mesh: Mesh) -> dict[str, float]:
+        train = extract("features", train_split, train_examples, fields)
         features.check_classes(train.labels, config.name, train_split)
         probe = fit(train.x, np.stack([train.labels[field] for field in fields], -1), mesh)
-        del train
-        test = features.extract(features_of, batches(eval_split, eval_examples), fields, mesh)
+        test = extract("features", eval_split, eval_examples, fields)
         predicted = probe.predict(test.x)
         correct = {field: predicted[:, i] == test.labels[field] for i, field in enumerate(fields)}
         metrics = features.summary(correct, test, {"penalty": dict(zip(fields, probe.penalty))})
         return {**metrics, "iterations": probe.iterations, "converged": float(probe.converged)}
 
-    return Evaluator(("features",), evaluate)
+    return Evaluator(("features",), (train_split, eval_split), evaluate)
 
 
 def linear_probe(

@@ -39,7 +39,10 @@ def make(config: Any, run: Run) -> Objective:
         return jax.vmap(lambda k: jax.random.uniform(k, (num_patches,)))(keys)
 
     def loss(params: Any, extra: Any, batch: Any, key: Array, step: Array):
-        out = model.apply({"params": params}, batch["image"], mask_noise(key, batch["row"]), train=True)
+        noise = mask_noise(key, batch["row"])
+        # Drop path is one draw for a batch: the micro-batches of a step must not share it.
+        rngs = {"dropout": jax.random.fold_in(key, batch["row"][0])}
+        out = model.apply({"params": params}, batch["image"], noise, train=True, rngs=rngs)
         target = patches.patchify(batch["image"], patch_px)
         if norm_pix:
             target = reconstruction.normalise_patches(target)

@@ -42,11 +42,13 @@ def make(config: Any, run: Run) -> Objective:
             # One draw for the batch as a whole (drop path): the micro-batches of a step must not share it.
             rngs={"dropout": jax.random.fold_in(key, batch["row"][0])},
         )
-        losses = softmax_cross_entropy(out["logits"], batch[label])
+        known = batch[label] >= 0  # -1 is a picture without a label
+        count = jnp.maximum(jnp.sum(known), 1)
+        losses = softmax_cross_entropy(out["logits"], jnp.maximum(batch[label], 0))
         right = jnp.argmax(out["logits"], -1) == batch[label]
-        metrics = {"accuracy": jnp.mean(right, dtype=jnp.float32)}
-        return jnp.mean(losses), Output(
-            extra, metrics, weight=losses.size, features=out["features"], chance=np.log(num_classes)
+        metrics = {"accuracy": jnp.sum(right & known) / count}
+        return jnp.sum(losses * known) / count, Output(
+            extra, metrics, weight=count, features=out["features"], chance=np.log(num_classes)
         )
 
     def export(state: State) -> dict:
