@@ -27,6 +27,16 @@ def bench(tmp_path, config, *more):
         return bench_step.Bench(config, mesh, classes=10, workdir=str(tmp_path))
 
 
+@pytest.fixture
+def torch():
+    """On one thread: several would wait for each other wherever tests run side by side."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def compilation_cache():
     """Tests share a cache that the bench, whose subject is compilation, turns off."""
@@ -95,10 +105,8 @@ CASES = {
 
 @pytest.mark.parity
 @pytest.mark.parametrize("case", CASES)
-def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, case):
-    pytest.importorskip("torch")
+def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, torch, case):
     import against_torch
-    import torch
     from torch_reference import Form, Reference
 
     more = ["--config.data.crop=host", "--config.augment.flip=0.0", "--config.optim.warmup_steps=2"]
@@ -127,8 +135,7 @@ def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, case):
 
 
 @pytest.mark.parity
-def test_another_network_is_refused(tmp_path):
-    pytest.importorskip("torch")
+def test_another_network_is_refused(tmp_path, torch):
     import against_torch
     from torch_reference import Form, Reference
 
@@ -153,8 +160,7 @@ def test_another_network_is_refused(tmp_path):
         "--config.optim.clip=per_tensor",
     ],
 )
-def test_what_pytorch_does_not_have_is_refused(tmp_path, more):
-    pytest.importorskip("torch")
+def test_what_pytorch_does_not_have_is_refused(tmp_path, torch, more):
     from torch_reference import Form, Reference
 
     from vitjax import trees
