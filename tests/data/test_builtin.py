@@ -153,12 +153,12 @@ def test_source_pickles_without_its_pictures():
     np.testing.assert_array_equal(pickle.loads(packed)[5]["image"], before)
 
 
-def test_cache_folder_follows_environment_then_setting(monkeypatch, tmp_path):
-    assert scenes_cache.folder("/elsewhere") == tmp_path / "cache"
+def test_cache_folder_follows_the_setting_then_the_environment(monkeypatch, tmp_path):
+    assert scenes_cache.folder("/elsewhere") == Path("/elsewhere")
+    assert scenes_cache.folder("") == tmp_path / "cache"
     monkeypatch.delenv("VITJAX_CACHE")
-    assert str(scenes_cache.folder("/elsewhere")) == "/elsewhere"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert str(scenes_cache.folder("")) == "/caches/vitjax"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert scenes_cache.folder("") == tmp_path / "vitjax"
 
 
 def test_digits_are_split_once_and_for_all():

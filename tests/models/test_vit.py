@@ -168,6 +168,7 @@ def test_xavier_bound_is_that_of_the_fused_qkv_matrix():
         (dict(posemb="sine"), "config.model.posemb='sine'"),
         (dict(activation="relu"), "config.model.activation='relu'"),
         (dict(heads=3), "config.model.heads=3 must divide config.model.width=16"),
+        (dict(attention="cudnn"), "config.model.attention='cudnn' computes in bfloat16 only"),
         (dict(class_token=False), "needs config.model.class_token=True"),
         (dict(width=18, posemb="sincos2d"), "must be a multiple of 4"),
     ],

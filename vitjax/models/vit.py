@@ -54,6 +54,10 @@ def make(config: Any, dtype: Any = jnp.float32) -> "ViT":
         raise UserError(f"config.model.width={config.width} must be a multiple of 4 for posemb='sincos2d'")
     if config.pool == "cls" and not config.class_token:
         raise UserError("config.model.pool='cls' needs config.model.class_token=True; or set pool='gap'")
+    if config.attention == "cudnn" and jnp.dtype(dtype).itemsize != 2:
+        raise UserError(
+            "config.model.attention='cudnn' computes in bfloat16 only; set config.dtype='bfloat16'"
+        )
     return ViT(
         width=config.width, depth=config.depth, heads=config.heads, mlp_dim=config.mlp_dim,
         patch_px=config.patch_px, class_token=config.class_token, pool=config.pool, posemb=config.posemb,
