@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils

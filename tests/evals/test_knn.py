@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from fake_batches import clusters, host_batches
+from fake_batches import clusters, extractor_of, host_batches
 from golden import wave
 from ml_collections import ConfigDict
 
@@ -138,7 +138,7 @@ def test_evaluation_counts_every_picture_once_and_reports_each_field_and_the_mea
         return host_batches(x, {"label/a": y, "label/b": np.arange(len(x)) % 2}, size=16)
 
     assert evaluator.needs == ("features",)
-    metrics = evaluator.evaluate(extractor_of(batches, run.batch_spec, mesh()), mesh())
+    metrics = evaluator.evaluate(extractor_of(batches, ["label/a", "label/b"], mesh()), mesh())
     expected = loop(sets["train"][0].astype(float), sets["train"][1], sets["test"][0].astype(float), 3, 0.07)
     assert metrics["a/accuracy"] == pytest.approx(np.mean(expected == sets["test"][1]), abs=1 / 61)
     assert metrics["accuracy"] == pytest.approx((metrics["a/accuracy"] + metrics["b/accuracy"]) / 2)

@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from fake_batches import clusters, host_batches
+from fake_batches import clusters, extractor_of, host_batches
 from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
 
@@ -114,7 +114,7 @@ def test_several_fields_are_reported_each_and_their_mean():
         x, y = sets[split]
         return host_batches(x, {"label/shape": y, "label/hue": y % 2}, 16, bad=[7, 49])
 
-    metrics = evaluator.evaluate(extractor_of(batches, run.batch_spec, mesh()), mesh())
+    metrics = evaluator.evaluate(extractor_of(batches, spec, mesh()), mesh())
     each = [metrics["shape/accuracy"], metrics["hue/accuracy"]]
     assert metrics["accuracy"] == pytest.approx(np.mean(each)) and 0.5 < min(each)
     assert {"shape/penalty", "hue/penalty"} < set(metrics)

@@ -43,7 +43,7 @@ class Framing(NamedTuple):
         return random_crop(picture, rng, self.edge_px, self.crop_area, self.crop_aspect, self.resize)
 
 
-def order(positions: Int[np.ndarray, "B"], count: int, seed: int) -> Int[np.ndarray, "B"]:
+def order(positions: Int[np.ndarray, " B"], count: int, seed: int) -> Int[np.ndarray, " B"]:
     """The records at these positions of the endless sequence of shuffled epochs of `count` records.
 
     Nothing is stored, however many records there are: grain's shuffle is a cipher on 0..count-1.
@@ -66,7 +66,7 @@ class BatchDataset(grain.MapDataset):
         source: Source,
         *,
         batch_size: int,
-        rows: Int[np.ndarray, "b"],
+        rows: Int[np.ndarray, " b"],
         framing: Framing,
         spec: Spec,
         threads: int,

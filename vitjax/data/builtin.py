@@ -65,7 +65,7 @@ class ScenesSource:
         return {"image": np.array(self._mapped()[i]), **labels}
 
     def gather(
-        self, indices: Int[np.ndarray, "B"], fields: tuple[str, ...] | None = None
+        self, indices: Int[np.ndarray, " B"], fields: tuple[str, ...] | None = None
     ) -> dict[str, np.ndarray]:
         """Many records at once, stacked: the pictures and these of the labels (None: all)."""
         wanted = tuple(self._labels) if fields is None else fields
@@ -119,7 +119,7 @@ class ScenesSource:
         return {**self.__dict__, "_pictures": None}
 
 
-def _labels(seed: int, split: str, count: int) -> dict[str, Int[np.ndarray, "B"]]:
+def _labels(seed: int, split: str, count: int) -> dict[str, Int[np.ndarray, " B"]]:
     """The label fields of pictures 0..count-1; drawing the numbers again takes under half a second."""
     starts = range(0, count, 4096)
     parts = [scenes.labels(scenes.sample(seed, split, np.arange(s, min(s + 4096, count)))) for s in starts]

@@ -29,7 +29,7 @@ class DigitsSource:
         return {"image": self._images[i], "label": int(self._labels[i])}
 
     def gather(
-        self, indices: Int[np.ndarray, "B"], fields: tuple[str, ...] = ("label",)
+        self, indices: Int[np.ndarray, " B"], fields: tuple[str, ...] = ("label",)
     ) -> dict[str, np.ndarray]:
         """Many records at once, stacked."""
         return {"image": self._images[indices], **{field: self._labels[indices] for field in fields}}
@@ -39,7 +39,7 @@ class DigitsSource:
         return f"digits/{self._split}/{i}"
 
 
-def _load(split: str, size_px: int) -> tuple[UInt8[np.ndarray, "B S S 3"], Int[np.ndarray, "B"]]:
+def _load(split: str, size_px: int) -> tuple[UInt8[np.ndarray, "B S S 3"], Int[np.ndarray, " B"]]:
     """Pictures and labels of a split: a fixed permutation, since the set keeps no writers to split by."""
     from sklearn.datasets import load_digits  # takes a second to import, and most runs never ask for it
 

@@ -77,16 +77,16 @@ class Scenes(NamedTuple):
     Objects stand on the axis M; object 0 is the main one, `present` says which of the others exist.
     """
 
-    texture: Int[np.ndarray, "B"]
+    texture: Int[np.ndarray, " B"]
     ground: Float[np.ndarray, "B 2 3"]
-    ground_angle: Float[np.ndarray, "B"]
-    ground_period: Float[np.ndarray, "B"]
+    ground_angle: Float[np.ndarray, " B"]
+    ground_period: Float[np.ndarray, " B"]
     ground_phase: Float[np.ndarray, "B 2"]
     light: Float[np.ndarray, "B 2"]  # gain a side length, along y and x
-    grain: Float[np.ndarray, "B"]  # standard deviation
+    grain: Float[np.ndarray, " B"]  # standard deviation
     grain_at: Int[np.ndarray, "B 2"]
-    place: Int[np.ndarray, "B"]
-    size: Int[np.ndarray, "B"]
+    place: Int[np.ndarray, " B"]
+    size: Int[np.ndarray, " B"]
     present: Bool[np.ndarray, "B M"]
     depth: Int[np.ndarray, "B M"]  # 0 is drawn first
     shape: Int[np.ndarray, "B M"]
@@ -110,7 +110,7 @@ def class_names() -> dict[str, tuple[str, ...]]:
     }
 
 
-def labels(scenes: Scenes) -> dict[str, Int[np.ndarray, "B"]]:
+def labels(scenes: Scenes) -> dict[str, Int[np.ndarray, " B"]]:
     """Every label field of the pictures, int32."""
     shape = scenes.shape[:, 0].astype(np.int32)
     return {
@@ -128,7 +128,7 @@ def take(scenes: Scenes, rows) -> Scenes:
     return Scenes(*(field[rows] for field in scenes))
 
 
-def sample(seed: int, split: str, indices: Int[np.ndarray, "B"]) -> Scenes:
+def sample(seed: int, split: str, indices: Int[np.ndarray, " B"]) -> Scenes:
     """The pictures number `indices` of the split as numbers; what they hold does not depend on any size."""
     u = _Columns(uniforms(seed, split, indices, _SLOTS, stream=0))
     b = len(indices)
@@ -164,7 +164,7 @@ def sample(seed: int, split: str, indices: Int[np.ndarray, "B"]) -> Scenes:
 
 
 def uniforms(
-    seed: int, split: str, indices: Int[np.ndarray, "B"], slots: int, stream: int
+    seed: int, split: str, indices: Int[np.ndarray, " B"], slots: int, stream: int
 ) -> Float[np.ndarray, "B slots"]:
     """Numbers in [0, 1) that are a pure function of their arguments.
 

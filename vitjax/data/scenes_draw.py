@@ -33,7 +33,7 @@ def draw(scenes: Scenes, size_px: int) -> UInt8[np.ndarray, "B S S 3"]:
 class Instances(NamedTuple):
     """What is visible of the objects of one picture, the main one first."""
 
-    objects: Int[np.ndarray, "M"]  # their numbers on the axis M of Scenes
+    objects: Int[np.ndarray, " M"]  # their numbers on the axis M of Scenes
     masks: Bool[np.ndarray, "M S S"]
     boxes: Float32[np.ndarray, "M 4"]  # y0, x0, y1, x1 in 0..1
 
