@@ -2,8 +2,10 @@
 
 Command:   python -m vitjax.main --config=configs/cifar10_mae.py --config.data.path=CIFAR10 --workdir=runs/cifar10
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
-Hardware:  2 CPU cores, 45 minutes at most
-Expected:  linear probe above 54%, kNN above 48% (random init 41.7 and 36.2, raw pixels 41.0 and 36.1)
+Hardware:  2 CPU cores, 26 minutes of training and 5 of evaluation
+Expected:  linear probe above 54%, kNN above 48%
+Obtained:  linear probe 55.2%, kNN 47.1% on all 10,000 test pictures (random init 46.2% and 34.1%, raw pixels
+           41.6% and 36.3%), 2026-11-24, seed 0, jax 0.10.2; the kNN falls short by 0.9
 """
 
 from vitjax.config import base_config, form, knn_eval, linear_eval

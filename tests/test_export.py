@@ -111,7 +111,7 @@ def test_card_tells_training_results_and_use(exported):
     card = (exported / "README.md").read_text()
     for part in (
         "5 of 2 steps of 16 pictures: 80 seen, 1.2 epochs, last training loss 0.75",
-        "knn                          50.0%",
+        "knn                             50.0%",
         "1,003",
         "vitjax.load(",
         "hue19, and 10 more",

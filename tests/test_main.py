@@ -181,8 +181,8 @@ def test_an_unlabelled_run_is_evaluated_on_labelled_pictures(tmp_path, capsys):
     evaluate.main([f"--workdir={tmp_path / 'run'}", *given, "--config.batch_size=8"])
     shown = capsys.readouterr().out
     assert "knn" in shown and "linear" in shown and "24" in shown
-    with pytest.raises(UserError, match=r"config\.optim\.b2"):
-        evaluate.main([f"--workdir={tmp_path / 'run'}", *given, "--config.optim.b2=0.5"])
+    with pytest.raises(UserError, match=r"config\.checkpoint\.keep"):
+        evaluate.main([f"--workdir={tmp_path / 'run'}", *given, "--config.checkpoint.keep=5"])
 
 
 def test_a_run_can_be_read_without_its_data(tmp_path):

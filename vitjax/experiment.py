@@ -171,7 +171,7 @@ def read(path: str | Path, config: Tracked | None = None) -> Experiment:
       UserError: there is none at `path`.
     """
     config = Tracked(read_config(path)) if config is None else config
-    run = _read_file(path)["run"]
+    run = _tuples(_read_file(path)["run"])
     spec = {k: jax.ShapeDtypeStruct(tuple(s), np.dtype(d)) for k, (s, d) in run["batch_spec"].items()}
     # The computation's type belongs to the machine that reads, unless the config fixes it.
     run = run | {"batch_spec": spec, "dtype": _dtype(config.dtype)}
