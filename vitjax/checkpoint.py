@@ -151,14 +151,14 @@ class Checkpointer:
 
 def complete_steps(directory: str | Path) -> list[int]:
     """The steps whose checkpoints are all there, oldest first."""
-    folders = (epath.Path(directory) / str(step) for step in _numbered(directory))
+    folders = (epath.Path(directory).absolute() / str(step) for step in _numbered(directory))
     return [int(folder.name) for folder in folders if _is_complete(folder)]
 
 
 def latest_step(directory: str | Path) -> int | None:
     """The newest step whose checkpoint is all there, or None; a line in the log for each one passed over."""
     for step in reversed(_numbered(directory)):
-        folder = epath.Path(directory) / str(step)
+        folder = epath.Path(directory).absolute() / str(step)
         if _is_complete(folder):
             return step
         logging.warning("%s is not a complete checkpoint: passed over", folder)
