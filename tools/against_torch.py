@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import timing
 import torch
@@ -89,16 +90,18 @@ def start(bench: Any) -> Start:
     if bench.config.objective.name == "mae":
         noise = np.array(mask_noise(bench.config, batch["row"], step=0))
     bench.state, metrics = bench.step_fn(state, sharding.put_batch(batch, bench.mesh))
-    return Start(variables, batch, noise, float(metrics["loss"]))
+    return Start(trees.unstack(variables), batch, noise, float(metrics["loss"]))
 
 
 def _moved(params: Any) -> Any:
-    """Every weight plus a little noise."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    scales = [0.02 if x.ndim >= 2 else 0.1 for x in leaves]
-    noise = [s * jax.random.normal(k, x.shape, x.dtype) for s, k, x in zip(scales, keys, leaves)]
-    return jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise)])
+    """Every weight plus a little noise, on the host."""
+    rng = np.random.default_rng(0)
+
+    def move(x: Array) -> np.ndarray:
+        scale = 0.02 if x.ndim >= 2 else 0.1
+        return np.asarray(x) + np.float32(scale) * rng.standard_normal(x.shape, np.float32)
+
+    return jax.tree.map(move, params)
 
 
 def mask_noise(config: Any, rows: Array, step: int) -> Float[Array, "B N"]:

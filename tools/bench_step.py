@@ -187,7 +187,7 @@ class Bench:
             "step": f"{self.config.objective.name} with {self.config.model.name}, {params:,} parameters",
             "devices": f"{self.mesh.size} x {device}, {timing.cores()} cores, jax {jax.__version__}",
             "batch": f"uint8 {list(picture.shape)}, computing in {np.dtype(run.dtype).name}",
-            "compile": f"{self.compile_s:.1f} s",
+            "compile": f"{self.compile_s:.1f} s the step, {self.init_s:.1f} s the initial state",
             "first step": f"done {self.first_step_s:.1f} s after the start of the program",
         }
 
