@@ -81,10 +81,12 @@ def start(bench: Any) -> Start:
     abstract, built = bench.abstract, bench.built
     bench.state = None  # two states may not fit
     state = experiment.fresh_state(built, abstract, {})
+    params = _moved(state.params)
+    variables = {k: np.array(x) for k, x in trees.flatten({"params": params, **state.extra}).items()}
+    # A copy, because the step overwrites the state that it is given.
     where = jax.tree.map(lambda x: x.sharding, abstract.params)
-    state = state._replace(params=jax.jit(_moved, out_shardings=where)(state.params))
-    held = trees.unstack(trees.flatten({"params": state.params, **state.extra}))
-    variables = {name: np.array(x) for name, x in held.items()}
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=where)
+    state = state._replace(params=copy(params))
     batch = bench.batches[0]
     noise = None
     if bench.config.objective.name == "mae":

@@ -135,7 +135,9 @@ class Bench:
         rng = np.random.default_rng(config.seed)
         self.batches = [source.batch(self.built.run.batch_spec, rng) for _ in range(NUM_BATCHES)]
         self.abstract = sharding.abstract(experiment.abstract_state(self.built), mesh)
-        self.state = experiment.fresh_state(self.built, self.abstract, {})
+        before = time.perf_counter()
+        self.state = jax.block_until_ready(experiment.fresh_state(self.built, self.abstract, {}))
+        self.init_s = time.perf_counter() - before
         before = time.perf_counter()
         traced = loop.trace_step(self.built.objective, self.built.run, config.seed, mesh, self.abstract)
         self.step_fn, self.flops_per_step = traced.lower().compile(), flops.count_jaxpr(traced.jaxpr)
