@@ -24,7 +24,7 @@ def get_config(arg=""):
 
     c.model.name = "vit"
     c.model.update(dict(width=128, depth=4, heads=4, mlp_dim=512, patch_px=4))
-    c.model.update(dict(class_token=True, pool="gap", posemb="sincos2d", norm_eps=1e-6, activation="gelu"))
+    c.model.update(dict(class_token=True, pool="gap_std", posemb="sincos2d", norm_eps=1e-6, activation="gelu"))
     c.model.update(dict(drop_path=0.0, scan=False, remat=False, attention="xla"))
     c.objective.name = "mae"
     c.objective.update(dict(mask_ratio=0.75, norm_pix=True))
