@@ -16,7 +16,7 @@ def drawn(shape, dtype, seed=0):
     """Any bits at all, NaN and infinity among them."""
     dtype = np.dtype(jnp.dtype(dtype))
     rng = np.random.default_rng(seed)
-    if dtype == bool:
+    if dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(bool)
     data = rng.integers(0, 256, (*shape, dtype.itemsize), np.uint8)
     return np.ascontiguousarray(data).view(dtype).reshape(shape)

@@ -184,7 +184,7 @@ class Checkpointer:
         return abstract_state._replace(step=_number(meta.step, abstract_state.step), **filled)
 
     def _listed(self) -> tuple[list[int], int, int]:
-        """The steps that have folders, how many there were besides, and how many unfinished ones; as process 0 sees it."""
+        """As the first process sees it: the steps that have folders, and how many were set aside and never finished."""
         lost = [x for mark in (stored.DAMAGED, stored.REMOVED) for x in stored.marked(self._directory, mark)]
         unfinished = stored.unfinished(self._directory)
         seen = [len(lost), len(unfinished), *stored.numbered(self._directory)]

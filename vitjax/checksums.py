@@ -1,9 +1,10 @@
 """Checksums of arrays that any single flipped bit changes, equal on every mesh and in numpy.
 
 The sum over all elements of (bits of the element, as an unsigned integer) times an odd hash of the element's
-place, modulo 2^32. Whatever changes in one element moves the sum by an odd multiple of less than 2^32, which
-is not 0; the hash tells places apart, so that swapped elements are seen too. Wrapping integer sums do not depend on the order of
-summation, which float sums do: every device sums its own part, and nothing is gathered.
+place, modulo 2^32. Whatever changes in one element changes the sum: a difference below 2^32 times an odd number
+is not a multiple of 2^32. The hash tells places apart, so that swapped elements are seen too. Wrapping integer
+sums do not depend on the order of summation, which float sums do: every device sums its own part, and nothing is
+gathered.
 """
 
 import functools
@@ -36,13 +37,13 @@ def of_leaf(x: Any) -> UInt32[Array, ""]:
     return jnp.sum(words * _odd_hash(index), dtype=jnp.uint32)
 
 
-def of_tree(tree: Any) -> tuple[list[str], UInt32[Array, "leaves"]]:
+def of_tree(tree: Any) -> tuple[list[str], UInt32[Array, " leaves"]]:
     """The paths of the leaves, and their checksums as one array on the device."""
     flat = trees.flatten(tree)
     return list(flat), stacked([_of_leaf(x) for x in flat.values()])
 
 
-def stacked(sums: list[UInt32[Array, ""]]) -> UInt32[Array, "leaves"]:
+def stacked(sums: list[UInt32[Array, ""]]) -> UInt32[Array, " leaves"]:
     """Scalars as one array that each process holds all of, so that fetching them waits for the device once."""
     if not sums:
         return jnp.zeros((0,), jnp.uint32)
