@@ -108,8 +108,8 @@ def refuse_damaged(folder: epath.Path, saved: Mapping[str, int], found: Mapping[
     """
     wrong = differing(saved, found)
     if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise Damaged(folder, f"{wrong[0]}{more} of {len(found)} arrays differ from what was saved (checksum)")
+        shown = ", ".join(wrong[:_SHOWN]) + (", ..." if len(wrong) > _SHOWN else "")
+        raise Damaged(folder, f"{len(wrong)} of {len(found)} arrays differ from what was saved (checksum): {shown}")
 
 
 def refuse_other_model(folder: epath.Path, saved: Mapping[str, Flat], wanted: Mapping[str, Flat]) -> None:
@@ -152,7 +152,8 @@ def root_cause(error: BaseException) -> str:
     """The first exception of the chain: orbax wraps what happened in messages about its handlers."""
     while cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = cause
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    # What tensorstore appends says how it was configured, at length.
+    return f"{type(error).__name__}: {error}".splitlines()[0].split(" [tensorstore_spec")[0]
 
 
 def _of(run: str | Path, step: int | None, read: Any) -> Any:
