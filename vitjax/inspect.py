@@ -11,6 +11,7 @@ damaged.
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from vitjax.stored import Damaged, Incomplete, Meta
 CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.jsonl"
 # What is counted of a run, and the file that has a line for each.
 COUNTED = {"bad records": "bad_records.jsonl", "refused updates": "nonfinite.jsonl", "starts": "history.jsonl"}
+# Of the many numbers of a step, those that say how a run stands.
+_HEADLINE = re.compile(r"train/loss|eval/[^/]+/accuracy")
 TAIL_BYTES = 2**20
 BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "uint32": 4, "bfloat16": 2, "float16": 2}
 
@@ -165,9 +168,12 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _progress(workdir: epath.Path) -> list[tuple[str, str]]:
     """How far a run is, and what happened on the way."""
     row = _last_row(workdir / METRICS)
-    numbers = [f"{name} {value:.4g}" for name, value in row.items() if isinstance(value, int | float)]
-    chosen = [x for x in numbers if x.startswith(("train/loss ", "eval/")) and "/n " not in x]
-    facts = [("progress", ", ".join([f"step {row['step']:,}", *chosen]) if row else "nothing is logged")]
+    shown = [
+        f"{name} {value:.4g}"
+        for name, value in row.items()
+        if isinstance(value, int | float) and _HEADLINE.fullmatch(name)
+    ]
+    facts = [("progress", ", ".join([f"step {row['step']:,}", *shown]) if row else "nothing is logged")]
     return facts + [
         (name, f"{_lines(workdir / file):,}") for name, file in COUNTED.items() if (workdir / file).exists()
     ]
@@ -188,7 +194,7 @@ def _arrays(leaves: Sequence[Leaf], every: bool) -> str:
         for part, group in parts.items()
     ]
     total = sum(x.size for x in leaves if x.path.startswith("params/"))
-    return _table([*rows, ("parameters", "", f"{total:,}", "")])
+    return _table([*rows, ("all parameters", "", f"{total:,}", "")])
 
 
 def _export(workdir: epath.Path, verify: bool, parameters: bool) -> tuple[str, bool]:
