@@ -72,20 +72,39 @@ def test_every_flipped_bool_changes_the_number():
 
 def test_every_flipped_bit_changes_the_number_on_the_device():
     x = drawn((2, 3), "bfloat16")
-    flips = jnp.asarray(np.stack([flipped(x, bit) for bit in range(8 * x.nbytes)]))
-    assert on_device(x) not in np.asarray(jax.jit(jax.vmap(checksums.of_leaf))(flips)).tolist()
+    flips = [jnp.asarray(flipped(x, bit)) for bit in range(8 * x.nbytes)]
+    assert on_device(jnp.asarray(x)) not in checksums.of_tree(flips)[1].tolist()
 
 
-@pytest.mark.parametrize("devices", [8, 2, 1])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_mesh_gives_the_same_number_and_gathers_nothing(devices, dtype):
-    mesh = jax.make_mesh((devices,), ("fsdp",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-    x = drawn((16, 24), dtype)
-    for spec in (P("fsdp"), P(None, "fsdp"), P()):
-        placed = jax.device_put(x, NamedSharding(mesh, spec))
-        assert on_device(placed) == checksums.of_host(x), spec
-        program = jax.jit(checksums.of_leaf).lower(placed).compile().as_text()
-        assert "all-gather" not in program and "all-to-all" not in program
+@pytest.mark.parametrize("sizes", [(8, 1), (2, 4), (2, 1), (1, 1)])
+def test_every_mesh_gives_the_same_number(sizes):
+    devices = jax.devices()[: sizes[0] * sizes[1]]
+    mesh = jax.make_mesh(sizes, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    specs = [P("data"), P(None, "fsdp"), P("fsdp", "data"), P(("data", "fsdp")), P(None, ("fsdp", "data")), P()]
+    x = {dtype: drawn((16, 24), dtype) for dtype in ("float32", "bfloat16", "uint8")}
+    placed = {str(spec): jax.device_put(x, NamedSharding(mesh, spec)) for spec in specs}
+    paths, sums = checksums.of_tree(placed)
+    for path, number in zip(paths, sums.tolist()):
+        assert number == checksums.of_host(x[path.split("/")[-1]]), path
+
+
+def test_no_array_is_gathered_and_devices_speak_once():
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, P("fsdp"))
+    x = jax.device_put(drawn((16, 24), "float32"), rows)
+    program = jax.jit(lambda x: checksums.parts(x, rows)).lower(x).compile().as_text()
+    assert not [word for word in ("all-gather", "all-to-all", "all-reduce", "permute") if word in program]
+
+
+def test_keys_and_wide_numbers_are_summed_on_every_mesh():
+    mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    keys = jax.device_put(jax.random.split(jax.random.key(3), 8), NamedSharding(mesh, P("fsdp")))
+    assert on_device(keys) == checksums.of_host(np.asarray(jax.random.key_data(keys)))
+    z = drawn((8, 3), "complex64")
+    assert on_device(jax.device_put(z, NamedSharding(mesh, P("fsdp")))) == checksums.of_host(z)
+    with jax.enable_x64(True):
+        x = drawn((8, 3), "float64")
+        assert on_device(jax.device_put(x, NamedSharding(mesh, P("fsdp")))) == checksums.of_host(x)
 
 
 def test_moved_elements_change_the_number():

@@ -268,12 +268,13 @@ def _owned(flat: Flat) -> tuple[Flat, dict[str, int]]:
 
     One leaf after another, so that no more than one is in memory twice.
     """
-    owned, sums = {}, {}
+    owned, parts = {}, {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
         for path, x in flat.items():
-            owned[path], sums[path] = _own(x.sharding)(x)
-    return owned, dict(zip(sums, np.asarray(checksums.stacked(list(sums.values()))).tolist(), strict=True))
+            owned[path], parts[path] = _own(x.sharding)(x)
+    sums = np.asarray(checksums.combined(list(parts.values()))).tolist()
+    return owned, dict(zip(parts, sums, strict=True))
 
 
 def _number(step: int, abstract: Any) -> jax.Array:
@@ -284,10 +285,12 @@ def _number(step: int, abstract: Any) -> jax.Array:
 
 @functools.lru_cache
 def _own(sharding: jax.sharding.Sharding) -> Callable:
-    """A copy of an array and its checksum, both from one look at it."""
-    return jax.jit(
-        lambda x: (jnp.copy(x), checksums.of_leaf(x)), donate_argnums=0, out_shardings=(sharding, None)
-    )
+    """A copy of an array and the parts of its checksum, both from one look at it."""
+
+    def own(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.copy(x), checksums.parts(x, sharding)
+
+    return jax.jit(own, donate_argnums=0, out_shardings=(sharding, None))
 
 
 def _everywhere(folder: epath.Path, act: Callable[[], T]) -> T:

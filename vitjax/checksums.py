@@ -8,6 +8,7 @@ gathered.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,29 +26,41 @@ CHUNK = 2**16
 _NARROW = ("int2", "uint2", "int4", "uint4")
 
 
-def of_leaf(x: Any) -> UInt32[Array, ""]:
-    """The checksum of one array, or of a typed key's data; to be called inside jit, under any sharding."""
-    words = _words(x)
-    index = jnp.zeros(words.shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(words.ndim)):
-        place = lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        index = index + place * np.uint32(stride % MODULUS)
-        stride *= words.shape[axis]
-    return jnp.sum(words * _odd_hash(index), dtype=jnp.uint32)
-
-
 def of_tree(tree: Any) -> tuple[list[str], UInt32[Array, " leaves"]]:
     """The paths of the leaves, and their checksums as one array on the device."""
     flat = trees.flatten(tree)
-    return list(flat), stacked([_of_leaf(x) for x in flat.values()])
+    return list(flat), combined([_compiled(_sharding(x))(x) for x in flat.values()])
 
 
-def stacked(sums: list[UInt32[Array, ""]]) -> UInt32[Array, " leaves"]:
-    """Scalars as one array that each process holds all of, so that fetching them waits for the device once."""
-    if not sums:
+def parts(x: Any, sharding: Sharding | None) -> UInt32[Array, " devices"]:
+    """What each device adds to the checksum of an array that is sharded so; to be called inside jit.
+
+    Devices say nothing to each other here: that is left to `combined`, which does it once for all leaves.
+    """
+    if not isinstance(sharding, NamedSharding):
+        return _of_block(x, (0,) * x.ndim, x.shape)[None]
+    mesh, spec = sharding.mesh, tuple(sharding.spec) + (None,) * (x.ndim - len(sharding.spec))
+    axes = [() if entry is None else entry if isinstance(entry, tuple) else (entry,) for entry in spec]
+    copies = tuple(axis for axis in mesh.axis_names if axis not in {used for entry in axes for used in entry})
+
+    def of_shard(block: Any) -> UInt32[Array, " 1"]:
+        start = [lax.axis_index(used) * size if used else 0 for used, size in zip(axes, block.shape)]
+        number = _of_block(block, start, x.shape)
+        # Of the devices that hold the same block, one counts.
+        return jnp.where(lax.axis_index(copies) == 0 if copies else True, number, jnp.uint32(0))[None]
+
+    everywhere = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(of_shard, mesh=mesh, in_specs=sharding.spec, out_specs=everywhere, check_vma=False)(x)
+
+
+def combined(parts: list[UInt32[Array, " devices"]]) -> UInt32[Array, " leaves"]:
+    """The checksums of leaves from the parts of each, whole on each process: one fetch, one wait for the device."""
+    if not parts:
         return jnp.zeros((0,), jnp.uint32)
-    return _stack(next((whole for x in sums if (whole := replicated(x.sharding))), None))(sums)
+    sharding = parts[0].sharding
+    return _combine(NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None)(
+        parts
+    )
 
 
 def of_host(x: np.ndarray) -> int:
@@ -63,18 +76,33 @@ def of_host(x: np.ndarray) -> int:
     return total % MODULUS
 
 
-def replicated(sharding: Sharding) -> NamedSharding | None:
-    """The sharding that puts all of an array on each device of the same mesh; None where there is no mesh."""
-    return NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
-
-
 # A program for each shape instead of one for the whole tree: it compiles ten times as fast.
-_of_leaf = jax.jit(of_leaf)
+@functools.lru_cache
+def _compiled(sharding: Sharding | None) -> Any:
+    return jax.jit(functools.partial(parts, sharding=sharding))
 
 
 @functools.lru_cache
-def _stack(whole: NamedSharding | None) -> Any:
-    return jax.jit(jnp.stack, out_shardings=whole)
+def _combine(whole: Sharding | None) -> Any:
+    return jax.jit(lambda parts: jnp.sum(jnp.stack(parts), axis=1, dtype=jnp.uint32), out_shardings=whole)
+
+
+def _sharding(x: Any) -> Sharding | None:
+    return x.sharding if isinstance(x, jax.Array) else None
+
+
+def _of_block(x: Any, start: Sequence[Any], shape: Sequence[int]) -> UInt32[Array, ""]:
+    """The part that a block of an array has in its checksum; the block lies at `start` in an array of `shape`."""
+    words = _words(x)
+    more = words.shape[x.ndim :]
+    start, shape = (*start, *(0 for _ in more)), (*shape, *more)
+    index = jnp.zeros(words.shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(words.ndim)):
+        place = lax.broadcasted_iota(jnp.uint32, words.shape, axis) + jnp.uint32(start[axis])
+        index = index + place * np.uint32(stride % MODULUS)
+        stride *= shape[axis]
+    return jnp.sum(words * _odd_hash(index), dtype=jnp.uint32)
 
 
 def _odd_hash(index: Any) -> Any:
