@@ -10,6 +10,7 @@ asynchronous and atomic: a step's folder has its name only when all of it is wri
 """
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
@@ -70,6 +72,7 @@ class Checkpointer:
         self._writing: tuple[int, Any] | None = None
         self._last: int | None = None
         self._swept = False
+        self._removing: threading.Thread | None = None
 
     def save(self, step: int, state: Tree) -> None:
         """Copies `state` to the host and goes on writing it in the background; the next step may donate it.
@@ -117,11 +120,13 @@ class Checkpointer:
         except Exception as error:
             raise self._failed(folder, error) from error
         self._last = step
+        self._join()
         self._prune()
 
     def close(self) -> None:
-        """Waits for the last save."""
+        """Waits for the last save, and until what it made superfluous is gone."""
         self.wait()
+        self._join()
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -204,31 +209,36 @@ class Checkpointer:
         self._say(f"{folder} is passed over: {error.cause}{aside}")
 
     def _make_room(self, folder: epath.Path) -> None:
-        """Takes a folder in the way of this save aside, and what killed processes left half written."""
+        """Takes a folder in the way of this save aside, and removes what killed processes left half written."""
+        self._join()
         if jax.process_index():
             return
         if not self._swept:
             self._swept = True
             _remove(stored.unfinished(self._directory))
         if folder.exists():
-            aside = folder.with_name(folder.name + stored.REMOVED)
-            _remove([aside])
-            folder.rename(aside)
+            _remove([folder.with_name(folder.name + stored.REMOVED)])
+            stored.retire(folder)
 
     def _prune(self) -> None:
-        """Removes what retention lets go. The save before this has been written and read back."""
+        """Removes, in the background, what retention lets go: the save before this is written and was read back."""
         if jax.process_index():
             return
         steps = complete_steps(self._directory)
         stay = self._kept(steps, scores=self._scores())
         try:
-            for step in sorted(set(steps) - stay):
-                # A kill in the middle of a removal must not leave half a folder under a checkpoint's name.
-                folder = stored.at(self._directory, step)
-                folder.rename(folder.with_name(folder.name + stored.REMOVED))
-            _remove(stored.marked(self._directory, stored.REMOVED))
+            retired = [stored.retire(stored.at(self._directory, step)) for step in sorted(set(steps) - stay)]
         except OSError as error:
             self._say(f"an old checkpoint could not be removed: {error}")
+            return
+        left = {*retired, *stored.marked(self._directory, stored.REMOVED)}
+        self._removing = threading.Thread(target=_remove, args=(sorted(left),))
+        self._removing.start()
+
+    def _join(self) -> None:
+        """Waits for removals that are going on."""
+        if self._removing is not None:
+            self._removing.join()
 
     def _failed(self, folder: epath.Path, error: BaseException) -> RunError:
         """What to raise; what the save left on the disk is removed."""
@@ -337,5 +347,9 @@ def _context() -> ocp.Context:
 
 
 def _remove(folders: Iterable[epath.Path]) -> None:
+    """Removes folders; one that resists stays for the next attempt, which finds it by its name."""
     for folder in folders:
-        folder.rmtree(missing_ok=True)
+        try:
+            folder.rmtree(missing_ok=True)
+        except OSError as error:
+            logging.warning("%s could not be removed: %s", folder, error)

@@ -161,6 +161,17 @@ def move_aside(folder: epath.Path) -> epath.Path:
     return folder.rename(target)
 
 
+def retire(folder: epath.Path) -> epath.Path:
+    """Where a checkpoint that may go lies from now on, no longer under a checkpoint's name.
+
+    A kill in the middle of a removal must not leave half a folder that looks whole.
+    """
+    if _is_remote(folder):
+        (folder / _COMMITTED).unlink(missing_ok=True)  # to rename would be to copy
+        return folder
+    return folder.rename(folder.with_name(folder.name + REMOVED))
+
+
 def size_bytes(folder: epath.Path) -> int:
     """What a folder takes on the disk."""
     return sum(size_bytes(path) if path.is_dir() else path.stat().length for path in folder.iterdir())
@@ -207,4 +218,8 @@ def _folders(directory: str | epath.Path) -> list[epath.Path]:
 
 def _final(folder: epath.Path) -> bool:
     """Whether a folder's name says that it is finished; remote stores cannot rename, and get a file instead."""
-    return "://" not in str(folder) or not folder.name.isdecimal() or (folder / _COMMITTED).exists()
+    return not _is_remote(folder) or not folder.name.isdecimal() or (folder / _COMMITTED).exists()
+
+
+def _is_remote(folder: epath.Path) -> bool:
+    return "://" in str(folder)
