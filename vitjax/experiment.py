@@ -195,16 +195,21 @@ def _read_file(path: str | Path) -> dict[str, Any]:
 
 
 def variables(experiment: Experiment) -> dict[str, Any]:
-    """The weights to evaluate or to hand on: of an export, or of a run's newest checkpoint."""
+    """The weights to evaluate or to hand on: of an export, or of a run's newest checkpoint that can be read."""
+    return variables_and_step(experiment)[0]
+
+
+def variables_and_step(experiment: Experiment) -> tuple[dict[str, Any], int]:
+    """`variables`, and the number of steps that they were trained for."""
     file = experiment.path / WEIGHTS
     if file.is_file():
         from safetensors.numpy import load_file
 
         flat = load_file(file)
         wanted = trees.flatten(jax.eval_shape(lambda: experiment.objective.export(fresh(experiment, 0))))
-        return trees.unflatten(trees.stack(flat, wanted))
+        return trees.unflatten(trees.stack(flat, wanted)), _read_file(experiment.path)["step"]
     state = checkpoint.read_state(experiment.path, abstract_state(experiment))
-    return experiment.objective.export(state)
+    return experiment.objective.export(state), int(state.step)
 
 
 def fresh(experiment: Experiment, seed: int, given: Mapping[str, Any] | None = None) -> Any:
