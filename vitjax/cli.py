@@ -15,8 +15,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from vitjax import names
-from vitjax.errors import UserError
+from vitjax.errors import RunError, UserError
 
+RUN_ERROR = 1
 USAGE_ERROR = 2
 _OVERRIDE = re.compile(r"^--config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 
@@ -30,6 +31,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = USAGE_ERROR
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = RUN_ERROR
     sys.exit(code or 0)
 
 

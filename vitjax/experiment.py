@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from etils import epath
 
-from vitjax import checkpoint, names, trees
+from vitjax import checkpoint, names, trees, workdir
 from vitjax.config import Tracked
 from vitjax.data import pipeline
 from vitjax.errors import UserError
@@ -39,16 +40,17 @@ class Experiment(NamedTuple):
       config: as resolved.
       run: the method's surroundings.
       objective: what is learned.
-      path: the run's directory or the export, or None before there is one.
+      path: the run's directory or the export, remote or not; a run writes to its local mirror. None before
+        there is one.
     """
 
     config: Tracked
     run: Run
     objective: Objective
-    path: Path | None = None
+    path: Path | epath.Path | None = None
 
 
-def build(config: Tracked, run: Run, path: Path | None = None) -> Experiment:
+def build(config: Tracked, run: Run, path: Path | epath.Path | None = None) -> Experiment:
     """The experiment of a config.
 
     Raises:
@@ -175,12 +177,12 @@ def read(path: str | Path, config: Tracked | None = None) -> Experiment:
     spec = {k: jax.ShapeDtypeStruct(tuple(s), np.dtype(d)) for k, (s, d) in run["batch_spec"].items()}
     # The computation's type belongs to the machine that reads, unless the config fixes it.
     run = run | {"batch_spec": spec, "dtype": _dtype(config.dtype)}
-    return build(config, Run(**run), Path(path))
+    return build(config, Run(**run), workdir.opened(path))
 
 
 def _read_file(path: str | Path) -> dict[str, Any]:
     """`config.json` of a run or an export."""
-    file = Path(path) / FILE
+    file = workdir.opened(path) / FILE
     if not file.is_file():
         raise UserError(f"{path} holds no {FILE}: give the --workdir of a run, or an export's directory")
     saved = json.loads(file.read_text())
@@ -193,9 +195,9 @@ def variables(experiment: Experiment) -> dict[str, Any]:
     """The weights to evaluate or to hand on: of an export, or of a run's newest checkpoint."""
     file = experiment.path / WEIGHTS
     if file.is_file():
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load, load_file
 
-        flat = load_file(file)
+        flat = load(file.read_bytes()) if workdir.is_remote(file) else load_file(file)
         wanted = trees.flatten(jax.eval_shape(lambda: experiment.objective.export(fresh(experiment, 0))))
         return trees.unflatten(trees.stack(flat, wanted))
     state = checkpoint.read_state(experiment.path, abstract_state(experiment))

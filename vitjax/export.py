@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import vitjax
-from vitjax import checkpoint, cli, experiment, model, model_card, trees
+from vitjax import checkpoint, cli, experiment, model, model_card, trees, workdir as workdirs
 from vitjax.errors import UserError
 from vitjax.experiment import Experiment
 
@@ -36,6 +36,8 @@ def export(workdir: str | Path, out: str | Path, format: str = "vitjax") -> Path
     """
     if format not in FORMATS:
         raise UserError(f"--format={format} is not known; choose from {', '.join(FORMATS)}")
+    if workdirs.is_remote(out):
+        raise UserError(f"--out={out}: an export is written to a local directory; copy it there afterwards")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is there already; give a new directory, or remove it first")

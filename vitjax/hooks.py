@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vitjax import evaluate, picture, sharding
+from vitjax import evaluate, multihost, picture, sharding
 from vitjax.checkpoint import Checkpointer
 from vitjax.data import pipeline
 from vitjax.data.bad_records import BadRecords
@@ -106,7 +105,7 @@ def pictures(
         variables = export(event.state)
         for name in names:
             shown = predict[name](variables, batch, key)
-            columns = [_local(x)[:NUM_PICTURES] for x in shown.values()]
+            columns = [np.asarray(x)[:NUM_PICTURES] for x in multihost.fetch(shown).values()]
             writer.picture(event.step, name, picture.grid(columns))
 
     return hook
@@ -129,7 +128,7 @@ def bad_records(source: Any, workdir: Path, progress: Progress, *every_steps: in
 
 def _list(records: BadRecords, found: list[int]) -> None:
     """Adds what all processes found; the first one writes."""
-    everyone = _from_all_processes(found)
+    everyone = multihost.from_all(found)
     if jax.process_index() == 0:
         records.add(everyone)
 
@@ -166,19 +165,3 @@ def _some_pictures(source: Any, data: Any, mesh: Mesh) -> Mapping[str, jax.Array
     )
     with batches:
         return sharding.put_batch(next(batches), mesh)
-
-
-def _local(x: jax.Array) -> np.ndarray:
-    """The whole of a small array, on every process."""
-    return np.asarray(x if jax.process_count() == 1 else multihost_utils.process_allgather(x, tiled=True))
-
-
-def _from_all_processes(found: list[int]) -> list[int]:
-    """The numbers that all processes hold, on each of them."""
-    if jax.process_count() == 1:
-        return found
-    longest = int(multihost_utils.process_allgather(np.asarray(len(found))).max())
-    message = np.full(longest, -1, np.int64)
-    message[: len(found)] = found
-    everyone = multihost_utils.process_allgather(message).ravel() if longest else message
-    return [int(i) for i in everyone if i >= 0]

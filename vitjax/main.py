@@ -17,13 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import ml_collections
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vitjax import checkpoint, cli, devices, experiment, flops, hooks, loop, sharding, summary
+from vitjax import checkpoint, cli, devices, experiment, flops, hooks, loop, multihost, sharding, summary
 from vitjax.checkpoint import Checkpointer
 from vitjax.config import Tracked
 from vitjax.data import pipeline, sources
@@ -38,21 +35,18 @@ def main(argv: Sequence[str]) -> int:
     options = cli.parser("vitjax.main", __doc__)
     cli.add_workdir(options, "where the run lives; given again, the run goes on")
     cli.add_allow_cpu(options)
-    options.add_argument(
-        "--distributed", action="store_true", help="one of several processes (pods, clusters) of one run"
-    )
+    multihost.add_options(options)
     values, flags = cli.parse(options, argv)
     config = cli.load_config(flags)
     devices.keep_freed_memory()
-    if values.distributed:
-        jax.distributed.initialize()
-    devices.check(values.allow_cpu)
-    with stop_on_signals() as received:
+    with multihost.session(values), stop_on_signals() as received:
+        devices.check(values.allow_cpu)
         finished = train(config, values.workdir, given=cli.keys(flags), stop=lambda: bool(received))
     if finished:
         return 0
-    _say(f"Stopped and saved. To go on: python -m vitjax.main {shlex.join(argv)}")
-    return 128 + received[0]
+    multihost.say(f"Stopped and saved. To go on: python -m vitjax.main {shlex.join(argv)}")
+    # The signal may have come to another process.
+    return 128 + received[0] if received else 128 + signal.SIGTERM
 
 
 def train(
@@ -99,7 +93,7 @@ def train(
         experiment.write_config(built)
         traced = loop.trace_step(built.objective, built.run, config.seed, mesh, abstract)
         flops_per_step = flops.count_jaxpr(traced.jaxpr)
-        _say(start_table(summary.facts(built, source, mesh, state, flops_per_step)))
+        multihost.say(start_table(summary.facts(built, source, mesh, state, flops_per_step)))
         step_fn = _compiled(traced)
         writer = stack.enter_context(MetricsWriter(workdir, first_step=first))
         progress = Progress(
@@ -133,7 +127,7 @@ def train(
             total_steps=built.run.total_steps,
             mesh=mesh,
             hooks=beside,
-            stop=_agreed(stop),
+            stop=multihost.Agreement(stop, mesh, lag=loop.IN_FLIGHT),
         )
         return int(state.step) == built.run.total_steps
 
@@ -178,29 +172,16 @@ def _train_loader(config: Tracked, source: Any, mesh: Mesh) -> Callable[[int], p
 def _compiled(traced: Any) -> Callable:
     """The compiled training step; says how long that took, because nothing moves meanwhile."""
     before = time.perf_counter()
-    _say("Compiling the training step ...", end="")
+    multihost.say("Compiling the training step ...", end="")
     compiled = traced.lower().compile()
-    _say(f" {time.perf_counter() - before:.1f} s")
+    multihost.say(f" {time.perf_counter() - before:.1f} s")
     return compiled
 
 
-def _agreed(stop: Callable[[], bool]) -> Callable[[], bool]:
-    """`stop`, made the same on all processes: they must leave the loop after the same step."""
-    if jax.process_count() == 1:
-        return stop
-    return lambda: bool(multihost_utils.process_allgather(np.asarray(stop())).any())
-
-
 def _is_evaluated(built: Experiment, evaluations: Mapping[str, Evaluation]) -> bool:
-    """Whether the final evaluation of a run is in its metrics; every process reads the same file."""
+    """Whether the final evaluation of a run is in its metrics, which the first process has."""
     rows = read_metrics(built.path)
-    return bool(rows) and all(f"eval/{name}/n" in rows[-1] for name in evaluations)
-
-
-def _say(text: str, end: str = "\n") -> None:
-    """Prints on the first process."""
-    if jax.process_index() == 0:
-        print(text, end=end, flush=True)
+    return bool(multihost.from_first(bool(rows) and all(f"eval/{name}/n" in rows[-1] for name in evaluations)))
 
 
 if __name__ == "__main__":

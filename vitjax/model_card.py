@@ -78,7 +78,7 @@ def card(facts: Mapping[str, Any], measured: Mapping[str, float]) -> str:
     )
 
 
-def numbers(path: Path) -> dict[str, float]:
+def numbers(path: epath.PathLike) -> dict[str, float]:
     """What was measured of the weights of a run: by its last line, and by `vitjax.evaluate` with its own settings.
 
     Numbers of earlier steps, and those of other pictures or other settings, are not these weights' results.
