@@ -1,6 +1,5 @@
 """Several real processes on loopback do what one does with as many devices, and end together."""
 
-import argparse
 import json
 import shutil
 import signal
@@ -8,14 +7,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import processes
 import pytest
 import watched_main
 from PIL import Image
 
-import processes
-from vitjax import checkpoint, cli, loop, multihost, sharding
+from vitjax import checkpoint, cli, loop, sharding
 from vitjax import main as main_module
-from vitjax.errors import UserError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.py"
 STEPS, CUT, BATCH = 8, 4, 16

@@ -16,11 +16,12 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from vitjax import checkpoint, names, trees, workdir
+from vitjax import checkpoint, names, trees
 from vitjax.config import Tracked
 from vitjax.data import pipeline
 from vitjax.errors import UserError
 from vitjax.objective import Objective, Run
+from vitjax.workdir import is_remote, opened
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 FORMAT = 1
@@ -177,12 +178,12 @@ def read(path: str | Path, config: Tracked | None = None) -> Experiment:
     spec = {k: jax.ShapeDtypeStruct(tuple(s), np.dtype(d)) for k, (s, d) in run["batch_spec"].items()}
     # The computation's type belongs to the machine that reads, unless the config fixes it.
     run = run | {"batch_spec": spec, "dtype": _dtype(config.dtype)}
-    return build(config, Run(**run), workdir.opened(path))
+    return build(config, Run(**run), opened(path))
 
 
 def _read_file(path: str | Path) -> dict[str, Any]:
     """`config.json` of a run or an export."""
-    file = workdir.opened(path) / FILE
+    file = opened(path) / FILE
     if not file.is_file():
         raise UserError(f"{path} holds no {FILE}: give the --workdir of a run, or an export's directory")
     saved = json.loads(file.read_text())
@@ -197,7 +198,7 @@ def variables(experiment: Experiment) -> dict[str, Any]:
     if file.is_file():
         from safetensors.numpy import load, load_file
 
-        flat = load(file.read_bytes()) if workdir.is_remote(file) else load_file(file)
+        flat = load(file.read_bytes()) if is_remote(file) else load_file(file)
         wanted = trees.flatten(jax.eval_shape(lambda: experiment.objective.export(fresh(experiment, 0))))
         return trees.unflatten(trees.stack(flat, wanted))
     state = checkpoint.read_state(experiment.path, abstract_state(experiment))

@@ -17,9 +17,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import vitjax
-from vitjax import checkpoint, cli, experiment, model, model_card, trees, workdir as workdirs
+from vitjax import checkpoint, cli, experiment, model, model_card, trees
 from vitjax.errors import UserError
 from vitjax.experiment import Experiment
+from vitjax.workdir import is_remote
 
 TOLERANCE = 1e-6
 BATCHES = (1, 3, 17)
@@ -36,7 +37,7 @@ def export(workdir: str | Path, out: str | Path, format: str = "vitjax") -> Path
     """
     if format not in FORMATS:
         raise UserError(f"--format={format} is not known; choose from {', '.join(FORMATS)}")
-    if workdirs.is_remote(out):
+    if is_remote(out):
         raise UserError(f"--out={out}: an export is written to a local directory; copy it there afterwards")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

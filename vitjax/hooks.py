@@ -4,7 +4,7 @@ Each function makes a hook for `loop.train`. A hook decides itself when it is du
 they are given is the order in which they run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,15 @@ def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
     return hook
 
 
-def save(checkpointer: Checkpointer, writer: MetricsWriter, every_steps: int) -> Hook:
-    """Saves the state in the background, and first what was logged up to it."""
+def save(
+    checkpointer: Checkpointer, writer: MetricsWriter, every_steps: int, follow: Callable[[], None]
+) -> Hook:
+    """Saves the state in the background, and first what was logged up to it, which then may `follow`."""
 
     def hook(event: Event) -> None:
         if due(event.step, every_steps, event.last):
             writer.flush()
+            follow()
             checkpointer.save(event.step, event.state)
 
     return hook

@@ -27,6 +27,7 @@ from vitjax.data import pipeline, sources
 from vitjax.evaluate import Evaluation, Splits, prepare
 from vitjax.experiment import Experiment
 from vitjax.progress import Progress, start_table
+from vitjax.workdir import Workdir
 from vitjax.writers import MetricsWriter, read_metrics
 
 
@@ -66,7 +67,9 @@ def train(
     Raises:
       UserError: a setting or a file does not fit; nothing has been computed then.
     """
-    config, workdir = Tracked(config), Path(workdir)
+    config, home = Tracked(config), Workdir(workdir)
+    home.fetch()
+    workdir = home.local
     devices.use_compilation_cache()
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh, config.accum)
@@ -78,7 +81,7 @@ def train(
     # Read now: whatever is wrong with a setting has to show before anything is computed.
     log, saving, profile = (SimpleNamespace(**c) for c in (config.log, config.checkpoint, config.profile))
     abstract = sharding.abstract(experiment.abstract_state(built), mesh)
-    checkpointer = Checkpointer(workdir / checkpoint.FOLDER, keep=saving.keep)
+    checkpointer = Checkpointer(home.path / checkpoint.FOLDER, keep=saving.keep)
     first = checkpointer.latest_step() or 0
     weights = {} if first else experiment.given_weights(built)
     config.refuse_unread(given)
@@ -87,6 +90,7 @@ def train(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(sharding.use(mesh))
+        stack.callback(home.close)
         stack.callback(checkpointer.close)
         state = checkpointer.restore(abstract) if first else experiment.fresh_state(built, abstract, weights)
         evaluated = _is_evaluated(built, evaluations)
@@ -110,7 +114,7 @@ def train(
             hooks.log(writer, progress, log.every_steps),
             hooks.profile(workdir / "profile", profile.start_step, profile.steps),
             hooks.pictures(built, splits, mesh, writer, log.pictures_every_steps),
-            hooks.save(checkpointer, writer, saving.every_steps),
+            hooks.save(checkpointer, writer, saving.every_steps, follow=home.push),
             evaluate,
         ]
         if first >= built.run.total_steps:

@@ -1,10 +1,10 @@
 """The model card of an export: what it is, how to use it, how it was trained and what it scored."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 import vitjax
 from vitjax import evaluate, experiment, writers

@@ -106,13 +106,6 @@ class Workdir:
             )  # fmt: skip
         self._thread = None
 
-    def __enter__(self) -> "Workdir":
-        self.fetch()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
     def _take_over(self, there: dict[str, Any]) -> None:
         """Replaces the mirror by what is in `path`; a kill in between leaves the mirror as it was."""
         partial = self.local.with_name(self.local.name + ".partial")
