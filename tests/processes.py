@@ -22,17 +22,25 @@ class Ended(NamedTuple):
     after_s: float
 
 
-def run(program: str, arguments: Sequence[str], count: int = 2, devices: int = 2, limit_s: float = 120) -> list[Ended]:
-    """What became of `count` processes of `python <program>`, each with `devices` devices of its own.
+def run(
+    program: str,
+    arguments: Sequence[str],
+    *,
+    of_each: Sequence[Sequence[str]] = ((), ()),
+    devices: int = 2,
+    limit_s: float = 120,
+) -> list[Ended]:
+    """What became of a process of `python <program>` for each member of `of_each`, its own arguments.
 
     They find each other by explicit flags. Past `limit_s` all are killed, and the test fails with what they said.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        address, count = f"127.0.0.1:{probe.getsockname()[1]}", len(of_each)
     meeting = [f"--coordinator_address={address}", f"--num_processes={count}"]
     began = time.monotonic()
-    started = [start(program, [*arguments, *meeting, f"--process_id={i}"], devices) for i in range(count)]
+    given = [[*arguments, *own, *meeting, f"--process_id={i}"] for i, own in enumerate(of_each)]
+    started = [start(program, own, devices) for own in given]
     ended: dict[int, Ended] = {}
     try:
         while len(ended) < count and time.monotonic() < began + limit_s:

@@ -12,8 +12,9 @@ import pytest
 import watched_main
 from PIL import Image
 
-from vitjax import checkpoint, cli, loop, sharding
+from vitjax import checkpoint, cli, loop, multihost, sharding
 from vitjax import main as main_module
+from vitjax.errors import UserError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.py"
 STEPS, CUT, BATCH = 8, 4, 16
@@ -179,3 +180,54 @@ def test_when_a_process_is_killed_the_other_says_so_and_ends(bereft):
     assert "The same command, on every host, goes on" in survivor.output
     print(f"the survivor ended {survivor.after_s - killed.after_s:.1f} s later")
     assert survivor.after_s - killed.after_s < 30
+
+
+def test_what_one_process_refuses_ends_all_of_them(settings, tmp_path):
+    own = (), ("--config.optim.name=adam",)
+    given = [*settings, f"--workdir={tmp_path}", "--heartbeat_timeout_s=6"]
+    other, refusing = processes.run("-m vitjax.main", given, of_each=own)
+    assert refusing.code == 2 and "error: config.optim.name='adam'" in refusing.output, refusing.output
+    assert other.code == 1 and "error: another process of this run was lost" in other.output, other.output
+    assert other.after_s - refusing.after_s < 30
+
+
+def test_what_all_processes_refuse_each_of_them_says(settings, tmp_path):
+    given = [*settings, f"--workdir={tmp_path}", "--config.optim.name=adam"]
+    for ended in processes.run("-m vitjax.main", given):
+        assert ended.code == 2 and "error: config.optim.name='adam'" in ended.output, ended.output
+        assert "was lost" not in ended.output
+
+
+def test_processes_that_are_not_found_are_an_error_with_a_remedy(settings, tmp_path):
+    given = [*settings, f"--workdir={tmp_path}"]
+    alone = ["--coordinator_address=127.0.0.1:9", "--num_processes=2", "--process_id=1", "--initialization_timeout_s=1"]
+    started = [processes.start("-m vitjax.main", [*given, *own]) for own in (["--distributed"], alone)]
+    (nowhere, _), (waiting, _) = (process.communicate(timeout=90) for process in started)
+    assert [process.returncode for process in started] == [2, 1], nowhere + waiting
+    assert "error: --distributed: no cluster was found in the environment" in nowhere
+    assert "error: this process could not join 127.0.0.1:9 within --initialization_timeout_s=1" in waiting
+    assert "no firewall closes its port" in waiting
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--num_processes=2"], r"--num_processes=2: --coordinator_address, --process_id must be given too"),
+        (["--coordinator_address=a:1", "--process_id=0"], r"--num_processes must be given too"),
+        (["--coordinator_address=a", "--num_processes=2", "--process_id=0"], r"address=a must be HOST:PORT"),
+        (["--coordinator_address=a:1", "--num_processes=2", "--process_id=2"], r"--process_id=2 must be 0 to 1"),
+        (["--coordinator_address=a:1", "--num_processes=2", "--process_id=1", "--distributed"], r"leave out"),
+    ],
+)
+def test_half_an_address_is_refused(given, message):
+    options = cli.parser("vitjax.main", "")
+    multihost.add_options(options)
+    values, _ = cli.parse(options, given)
+    with pytest.raises(UserError, match=message):
+        multihost.initialize(values)
+
+
+def test_one_process_agrees_with_itself_at_once():
+    asked = iter([False, True])
+    stop = multihost.Agreement(lambda: next(asked), mesh=None, lag=2)
+    assert [stop(), stop()] == [False, True]

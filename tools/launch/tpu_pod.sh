@@ -50,8 +50,8 @@ install)
 start)
     train=(.venv/bin/python -m vitjax.main --distributed --config="$CONFIG" --workdir="$WORKDIR" "$@")
     printf -v train '%q ' "${train[@]}"
-    again="until $train; do [ \$? != 2 ] || exit 2; sleep 10; done"
-    on_hosts "cd vitjax && setsid nohup bash -c $(printf %q "$again") >run.log 2>&1 </dev/null & echo \$! >vitjax/run.pid"
+    again="echo \$\$ >run.pid; until $train; do [ \$? != 2 ] || exit 2; sleep 10; done"
+    on_hosts "cd vitjax && setsid nohup bash -c $(printf %q "$again") >run.log 2>&1 </dev/null &"
     ;;
 log)
     on_hosts "tail -n 100 -f vitjax/run.log" 0
