@@ -3,7 +3,8 @@
 Command:   python -m vitjax.main --config=configs/quickstart.py --workdir=runs/quickstart
 Hardware:  2 CPU cores, under 5 minutes
 Data:      'scenes', drawn by vitjax itself; nothing is downloaded
-Obtained:  linear probe 46.8%, mean of five labels (random init 30.1%, raw pixels 33.4%), 2026-11-24, seed 0
+Obtained:  linear probe 46.8%, 48.2% and 48.9% at seeds 0, 1 and 2, mean of five labels (random init 30.1%,
+           28.7% and 29.9%, raw pixels 33.4%), 2026-11-24
 """
 
 from vitjax.config import base_config, form, knn_eval, linear_eval

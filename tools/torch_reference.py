@@ -368,8 +368,8 @@ def _model(built: Experiment) -> tuple[nn.Module, list[table.Row]]:
     if config.objective.name == "mae":
         names = mae_names.rows(mae_model.make(c, config.objective), grid, "facebook")
         return MAE(c, config.objective, math.prod(grid)), names
-    if c.pool == "map":
-        raise UserError("config.model.pool='map' is not written in PyTorch here; choose 'gap' or 'cls'")
+    if c.pool in ("map", "gap_std"):
+        raise UserError(f"config.model.pool={c.pool!r} is not written in PyTorch here; choose 'gap' or 'cls'")
     classes = built.run.class_names[config.objective.label]
     return ViT(c, math.prod(grid), len(classes)), timm_vit.rows(c, grid)
 

@@ -5,6 +5,7 @@ value and the remedy.
 """
 
 import argparse
+import errno
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -19,22 +20,34 @@ from vitjax.errors import RunError, UserError
 
 RUN_ERROR = 1
 USAGE_ERROR = 2
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _OVERRIDE = re.compile(r"^--config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Calls `main(argv)` and exits: with its code, or with 2 and the message alone after a user's mistake."""
+    """Calls `main(argv)` and exits with its code.
+
+    What a user can mend ends with the message alone: code 2 for a wrong setting or file, 1 for a run that
+    cannot go on.
+    """
     # Grain reads absl's flags in its workers and refuses to start before they are parsed.
     flags.FLAGS.mark_as_parsed()
     try:
         code = main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = USAGE_ERROR
+        code = _ended(error, USAGE_ERROR)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = RUN_ERROR
+        code = _ended(error, RUN_ERROR)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        code = _ended(f"{error.filename or 'a file of the run'}: {error.strerror}; make room, and go on", RUN_ERROR)
     sys.exit(code or 0)
+
+
+def _ended(message: object, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code
 
 
 def parser(module: str, doc: str) -> argparse.ArgumentParser:

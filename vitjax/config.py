@@ -24,6 +24,13 @@ def base_config() -> ml_collections.ConfigDict:
     c.total_epochs = config_dict.placeholder(float)
     c.dtype = "auto"  # 'auto' is bfloat16 on accelerators and float32 on CPUs
     c.accum = 1  # micro-batches a step
+    # An update whose loss or gradient is not finite is left out; then 'skip' goes on, 'stop' ends the run, and
+    # 'rewind' goes back to the last checkpoint and leaves the batch out, at most `max_rewinds` times.
+    c.nonfinite = "skip"
+    c.max_rewinds = 5
+    c.grace_s = 25.0  # from a signal to the end; schedulers give 30 s
+    c.watchdog_s = 1800.0  # the longest silence before a run that hangs is ended; 0 is never
+    c.preempted_exit_code = 143  # after SIGTERM; tools/launch/ starts such a run again
 
     c.data = d = ml_collections.ConfigDict()
     d.source = "auto"  # 'auto' decides by what lies at `path`; or 'folder', 'parquet', 'builtin'
@@ -72,6 +79,9 @@ def base_config() -> ml_collections.ConfigDict:
     c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=-1, tensor=1))
     c.init = ml_collections.ConfigDict(dict(backbone=""))
     c.checkpoint = ml_collections.ConfigDict(dict(every_steps=1000, keep=2))
+    c.checkpoint.keep_every_steps = 0  # beside the newest `keep`, each that lies on this period; 0 is none
+    c.checkpoint.keep_best = ""  # and the one that is best by this metric, such as 'eval/linear/accuracy'
+    c.checkpoint.keep_best_mode = "max"  # or 'min'
     c.log = ml_collections.ConfigDict(dict(every_steps=50, pictures_every_steps=0))
     c.profile = ml_collections.ConfigDict(dict(start_step=-1, steps=3))
     c.evals = ml_collections.ConfigDict()

@@ -40,13 +40,14 @@ class Evaluation(NamedTuple):
 
 
 class Splits:
-    """The splits of a picture set that evaluators look at, each opened once.
+    """The splits of a picture set that evaluators look at, each opened once; `on_batch` is called for each batch.
 
     Attributes:
       bad: split -> records that could not be decoded, as they are met.
     """
 
-    def __init__(self, config: Any, mesh: Mesh):
+    def __init__(self, config: Any, mesh: Mesh, on_batch: Callable[[], None] = lambda: None):
+        self._on_batch = on_batch
         self._data, self._batch_size = config.data, config.batch_size
         self._canvas_px, self._workers = pipeline.canvas_px(config.data), config.data.workers
         self._rows = sharding.local_rows(mesh, config.batch_size)
@@ -71,6 +72,7 @@ class Splits:
         )
         with made:
             for batch in made:
+                self._on_batch()
                 self.bad.setdefault(split, set()).update(int(i) for i in batch["bad_index"] if i >= 0)
                 yield batch
 

@@ -6,7 +6,7 @@ its surroundings. That is enough to build the objective again without the data, 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,8 @@ WEIGHTS = "model.safetensors"
 # What may differ between the parts of one run.
 MAY_CHANGE = (
     "total_steps", "total_epochs", "log/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
-    "data/path", "data/workers", "data/cache_dir",
+    "data/path", "data/workers", "data/cache_dir", "nonfinite", "max_rewinds", "grace_s", "watchdog_s",
+    "preempted_exit_code",
 )  # fmt: skip
 
 
@@ -132,31 +133,35 @@ def write_config(experiment: Experiment) -> None:
     partial.replace(experiment.path / FILE)
 
 
-def refuse_changes(experiment: Experiment) -> None:
-    """Nothing, if a run in the experiment's directory began with the same config, or there is none.
+def changes(experiment: Experiment, meant: Sequence[str] = ()) -> dict[str, str]:
+    """Setting -> 'before -> now', of what differs from the config that the run in the experiment's directory has.
 
     A run's length, its log, evaluators, mesh and loader may change; whatever else does would make the rest
-    of the run another experiment.
+    of the run another experiment, unless the user says that it is `meant` ('config.a.b').
 
     Raises:
-      UserError: something else differs.
+      UserError: something else differs, or `meant` names a setting that there is not.
     """
     if not (experiment.path / FILE).is_file():
-        return
+        return {}
     before, now = (
         trees.flatten(_tuples_as_text(c))
         for c in (_read_file(experiment.path)["config"], json.loads(json.dumps(experiment.config.to_dict())))
     )
-    changed = [
-        f"config.{key.replace('/', '.')}={before.get(key)}, not {now.get(key)}"
-        for key in sorted({**before, **now})
-        if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE)
-    ]
-    if changed:
+    known = {f"config.{key.replace('/', '.')}": key for key in sorted({**before, **now})}
+    for key in meant:
+        if key not in known:
+            raise UserError(f"--changed={key}: there is no such setting{names.nearest(key, known)}")
+    differ = {key: path for key, path in known.items() if before.get(path) != now.get(path)}
+    refused = [key for key, path in differ.items() if not path.startswith(MAY_CHANGE) and key not in meant]
+    if refused:
+        listed = "; ".join(f"{key}={before.get(differ[key])}, not {now.get(differ[key])}" for key in refused)
         raise UserError(
-            f"the run in {experiment.path} began with {'; '.join(changed[:5])}; give the same settings to go on, "
-            "or another --workdir for a new run (config.init starts one from this run's weights)"
+            f"the run in {experiment.path} began with {listed}; give the same settings to go on, or "
+            f"--changed={','.join(refused)} if that is meant, or another --workdir for a new run (config.init "
+            "starts one from this run's weights)"
         )
+    return {key: f"{before.get(path)} -> {now.get(path)}" for key, path in differ.items()}
 
 
 def read_config(path: str | Path) -> ml_collections.ConfigDict:

@@ -20,7 +20,11 @@ from vitjax.experiment import Experiment
 from vitjax.loop import Event, Hook
 from vitjax.periods import due
 from vitjax.progress import Progress
+from vitjax.supervisor import EVALUATING, SAVING, Enter
 from vitjax.writers import MetricsWriter
+
+# Whether the state is saved after a step.
+Saves = Callable[[Event], bool]
 
 # Entries of `predict` whose result is pictures, to be looked at during training.
 PICTURES = ("reconstruction", "sample")
@@ -50,12 +54,13 @@ def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
 
 
 def save(
-    checkpointer: Checkpointer, writer: MetricsWriter, every_steps: int, follow: Callable[[], None]
+    checkpointer: Checkpointer, writer: MetricsWriter, saves: Saves, enter: Enter, follow: Callable[[], None]
 ) -> Hook:
     """Saves the state in the background, and first what was logged up to it, which then may `follow`."""
 
     def hook(event: Event) -> None:
-        if due(event.step, every_steps, event.last):
+        if saves(event):
+            enter(SAVING)
             writer.flush()
             follow()
             checkpointer.save(event.step, event.state)
@@ -70,15 +75,22 @@ def evaluation(
     mesh: Mesh,
     writer: MetricsWriter,
     progress: Progress,
+    enter: Enter,
 ) -> Hook:
-    """Runs the evaluators that are due; at the end of the run all of them, beside their baselines."""
+    """Runs the evaluators that are due; at the end of the run all of them, beside their baselines.
+
+    Numbers that are there already, in a run that goes on, are not computed again.
+    """
     export = jax.jit(built.objective.export)
 
     def hook(event: Event) -> None:
         finished = event.step == built.run.total_steps
-        asked = {n: e for n, e in evaluations.items() if due(event.step, e.every_steps, finished)}
+        names = [name for name, e in evaluations.items() if due(event.step, e.every_steps, finished)]
+        known = [multihost.from_first(writer.has(event.step, f"eval/{name}/n")) for name in names]
+        asked = {name: evaluations[name] for name, done in zip(names, known) if not done}
         if not asked:
             return
+        enter(EVALUATING)
         with progress.paused("evaluating"):
             variables = export(event.state)
             metrics = evaluate.evaluate(built, asked, variables, splits, mesh, baselines=finished)
@@ -114,14 +126,14 @@ def pictures(
     return hook
 
 
-def bad_records(source: Any, workdir: Path, progress: Progress, *every_steps: int) -> Hook:
-    """Lists each record that could not be decoded once, whichever process met it, whenever one of the periods ends."""
+def bad_records(source: Any, workdir: Path, progress: Progress, every_steps: int, saves: Saves) -> Hook:
+    """Lists each record that could not be decoded once, whichever process met it; in any case before a save."""
     found: list[int] = []
     records = BadRecords(workdir / BAD_RECORDS, source)
 
     def hook(event: Event) -> None:
         found.extend(int(i) for i in event.batch["bad_index"] if i >= 0)
-        if any(due(event.step, every, event.last) for every in every_steps):
+        if saves(event) or due(event.step, every_steps, event.last):
             _list(records, found)
             found.clear()
             progress.bad_records = records.count

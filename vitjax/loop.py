@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from vitjax import sharding
 from vitjax.objective import Metrics, Objective, Run, State
+from vitjax.supervisor import STEPPING, WAITING, Interrupted
 
 # Steps that may be on their way to the device at once: enough to hide the host, few enough to bound memory.
 IN_FLIGHT = 2
@@ -74,29 +75,50 @@ def train(
     mesh: Mesh,
     hooks: Sequence[Hook],
     stop: Callable[[], bool] = lambda: False,
+    enter: Callable[[str], None] = lambda phase: None,
 ) -> State:
     """The state after `total_steps`, or earlier if `stop()` says so after a step.
+
+    The batch of the next step is fetched before the hooks of this one: while the device works, and so that
+    a wait for data that is broken off leaves a step whose hooks learn that it was the last.
 
     Args:
       step_fn: from `trace_step`, compiled; called under `sharding.use(mesh)`.
       batches: starting with the batch of step `first_step`.
       first_step: steps done so far.
       hooks: called in their order after every step; each decides for itself whether it is due.
+      stop: asked once after every step.
+      enter: told what the loop does from now on; may raise `Interrupted` instead of waiting for data.
     """
     in_flight: collections.deque[Any] = collections.deque()
+    fetch = _fetcher(batches, enter)
+    upcoming = fetch()
     for number in range(first_step + 1, total_steps + 1):
-        before = time.perf_counter()
-        host_batch = next(batches)
-        waited_s = time.perf_counter() - before
+        if upcoming is None:
+            break
+        host_batch, waited_s = upcoming
+        enter(STEPPING)
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             state, metrics = step_fn(state, sharding.put_batch(host_batch, mesh))
         in_flight.append(metrics["loss"] if "loss" in metrics else next(iter(metrics.values())))
         if len(in_flight) > IN_FLIGHT:
             jax.block_until_ready(in_flight.popleft())
-        stopping = stop()
-        event = Event(number, state, metrics, host_batch, waited_s, number == total_steps or stopping)
+        upcoming = None if number == total_steps or stop() else fetch()
+        event = Event(number, state, metrics, host_batch, waited_s, upcoming is None)
         for hook in hooks:
             hook(event)
-        if stopping:
-            break
     return state
+
+
+def _fetcher(batches: Iterator[Any], enter: Callable[[str], None]) -> Callable[[], tuple[Any, float] | None]:
+    """() -> the next batch and how long it was waited for, or None if the wait was broken off."""
+
+    def fetch() -> tuple[Any, float] | None:
+        before = time.perf_counter()
+        try:
+            enter(WAITING)
+            return next(batches), time.perf_counter() - before
+        except Interrupted:
+            return None
+
+    return fetch

@@ -4,57 +4,115 @@
     python -m vitjax.main --config=configs/mae_vitb.py --config.data.path=PICTURES --workdir=runs/mae
 
 Any setting of the config can be given as --config.key=value. The same command again goes on where the run
-stopped; Ctrl-C saves first.
+stopped; Ctrl-C and SIGTERM save first.
 """
 
 import contextlib
 import shlex
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from vitjax import checkpoint, cli, devices, experiment, flops, hooks, loop, multihost, sharding, summary
+from vitjax import (
+    checkpoint,
+    cli,
+    devices,
+    experiment,
+    flops,
+    hooks,
+    lock,
+    loop,
+    multihost,
+    provenance,
+    sharding,
+    summary,
+)
 from vitjax.checkpoint import Checkpointer
 from vitjax.config import Tracked
 from vitjax.data import pipeline, sources
 from vitjax.evaluate import Evaluation, Splits, prepare
 from vitjax.experiment import Experiment
+from vitjax.objective import State
+from vitjax.periods import due
 from vitjax.progress import Progress, start_table
+from vitjax.supervisor import COMPILING, EVALUATING, RESTORING, Enter, Interrupted, Supervisor
 from vitjax.workdir import Workdir
-from vitjax.writers import MetricsWriter, read_metrics
+from vitjax.writers import MetricsWriter
+
+
+class Plan(NamedTuple):
+    """A run as it was asked for and checked, before anything is computed."""
+
+    home: Workdir
+    built: Experiment
+    mesh: Mesh
+    source: Any
+    splits: Splits
+    evaluations: Mapping[str, Evaluation]
+    loader: Callable[[int], pipeline.Batches]
+    log: Any
+    saving: Any
+    profile: Any
+    abstract: State
+    checkpointer: Checkpointer
+    weights: Mapping[str, Any]
+    changed: Mapping[str, str]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains what the command line describes; 0, or 128 + the signal that stopped it (Ctrl-C: 130)."""
+    """Trains what the command line describes; 0, or the exit code of the signal that stopped it."""
     options = cli.parser("vitjax.main", __doc__)
     cli.add_workdir(options, "where the run lives; given again, the run goes on")
     cli.add_allow_cpu(options)
     multihost.add_options(options)
+    options.add_argument(
+        "--changed", default="", metavar="KEYS", help="settings that are meant to differ from the run's so far"
+    )
     values, flags = cli.parse(options, argv)
-    config = cli.load_config(flags)
+    config = Tracked(cli.load_config(flags))
     devices.keep_freed_memory()
-    with multihost.session(values), stop_on_signals() as received:
+    command = f"python -m vitjax.main {shlex.join(argv)}"
+    with multihost.session(values):
         devices.check(values.allow_cpu)
-        finished = train(config, values.workdir, given=cli.keys(flags), stop=lambda: bool(received))
+        home = Workdir(values.workdir)
+        supervisor = Supervisor(
+            command=command,
+            newest=lambda: _newest(home),
+            grace_s=config.grace_s,
+            watchdog_s=config.watchdog_s,
+            preempted_exit_code=config.preempted_exit_code,
+            stacks=home.local,
+            interrupts=jax.process_count() == 1,
+        )
+        with supervisor:
+            finished = train(
+                config,
+                values.workdir,
+                given=cli.keys(flags),
+                changed=[key for key in values.changed.split(",") if key],
+                stop=supervisor.stop,
+                enter=supervisor.enter,
+            )
     if finished:
         return 0
-    multihost.say(f"Stopped and saved. To go on: python -m vitjax.main {shlex.join(argv)}")
-    # The signal may have come to another process.
-    return 128 + received[0] if received else 128 + signal.SIGTERM
+    multihost.say(f"Stopped. {_newest(home)}\nTo go on: {command}")
+    # Of several processes one got the signal, and all stopped.
+    return supervisor.exit_code or config.preempted_exit_code
 
 
 def train(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict | Tracked,
     workdir: str | Path,
     given: Sequence[str] = (),
+    changed: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
+    enter: Enter = lambda phase: None,
 ) -> bool:
     """Whether the run of `config` has all its steps, after training from its newest checkpoint or the start.
 
@@ -62,97 +120,124 @@ def train(
 
     Args:
       given: the keys that the user set ('config.a.b'), which must have an effect.
+      changed: the keys that are meant to differ from those the run began with.
       stop: asked after every step; True saves and returns.
+      enter: told which phase of `vitjax.supervisor` begins.
 
     Raises:
       UserError: a setting or a file does not fit; nothing has been computed then.
+      RunError: the run cannot go on.
     """
-    config, home = Tracked(config), Workdir(workdir)
-    home.fetch()
-    workdir = home.local
     devices.use_compilation_cache()
+    plan = _plan(config if isinstance(config, Tracked) else Tracked(config), Workdir(workdir), given, changed, enter)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock.hold(plan.built.path))
+        stack.enter_context(sharding.use(plan.mesh))
+        stack.callback(plan.home.close)
+        stack.callback(plan.checkpointer.close)
+        enter(RESTORING)
+        state = _begin(plan)
+        experiment.write_config(plan.built)
+        provenance.record(plan.built.path, int(state.step), plan.changed)
+        enter(COMPILING)
+        traced = loop.trace_step(plan.built.objective, plan.built.run, plan.built.config.seed, plan.mesh, plan.abstract)
+        flops_per_step = flops.count_jaxpr(traced.jaxpr)
+        multihost.say(start_table(summary.facts(plan.built, plan.source, plan.mesh, state, flops_per_step)))
+        return _go(plan, _compiled(traced), flops_per_step, state, stop, enter)
+
+
+def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequence[str], enter: Enter) -> Plan:
+    """All that the config asks for, opened and checked: what is amiss has to show before anything is computed."""
+    home.fetch()
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh, config.accum)
     source = sources.open_source(config.data, config.data.split)
-    built = experiment.prepare(config, source, workdir)
-    splits = Splits(config, mesh)
-    evaluations = prepare(built, splits)
-    loader = _train_loader(config, source, mesh)
-    # Read now: whatever is wrong with a setting has to show before anything is computed.
-    log, saving, profile = (SimpleNamespace(**c) for c in (config.log, config.checkpoint, config.profile))
-    abstract = sharding.abstract(experiment.abstract_state(built), mesh)
+    built = experiment.prepare(config, source, home.local)
+    splits = Splits(config, mesh, on_batch=lambda: enter(EVALUATING))
+    saving = SimpleNamespace(**config.checkpoint)
     checkpointer = Checkpointer(home.path / checkpoint.FOLDER, keep=saving.keep)
-    first = checkpointer.latest_step() or 0
-    weights = {} if first else experiment.given_weights(built)
+    plan = Plan(
+        home=home,
+        built=built,
+        mesh=mesh,
+        source=source,
+        splits=splits,
+        evaluations=prepare(built, splits),
+        loader=_train_loader(config, source, mesh),
+        log=SimpleNamespace(**config.log),
+        saving=saving,
+        profile=SimpleNamespace(**config.profile),
+        abstract=sharding.abstract(experiment.abstract_state(built), mesh),
+        checkpointer=checkpointer,
+        weights={} if checkpointer.latest_step() else experiment.given_weights(built),
+        changed=experiment.changes(built, changed) if checkpointer.latest_step() else {},
+    )
     config.refuse_unread(given)
-    if first:
-        experiment.refuse_changes(built)
+    return plan
 
+
+def _begin(plan: Plan) -> State:
+    """The state of the newest checkpoint, or that of step 0."""
+    if plan.checkpointer.latest_step():
+        return plan.checkpointer.restore(plan.abstract)
+    return experiment.fresh_state(plan.built, plan.abstract, plan.weights)
+
+
+def _go(
+    plan: Plan, step_fn: Callable, flops_per_step: float, state: State, stop: Callable[[], bool], enter: Enter
+) -> bool:
+    """Whether the run has all its steps, after training on from `state`."""
+    first, total = int(state.step), plan.built.run.total_steps
     with contextlib.ExitStack() as stack:
-        stack.enter_context(sharding.use(mesh))
-        stack.callback(home.close)
-        stack.callback(checkpointer.close)
-        state = checkpointer.restore(abstract) if first else experiment.fresh_state(built, abstract, weights)
-        evaluated = _is_evaluated(built, evaluations)
-        experiment.write_config(built)
-        traced = loop.trace_step(built.objective, built.run, config.seed, mesh, abstract)
-        flops_per_step = flops.count_jaxpr(traced.jaxpr)
-        multihost.say(start_table(summary.facts(built, source, mesh, state, flops_per_step)))
-        step_fn = _compiled(traced)
-        writer = stack.enter_context(MetricsWriter(workdir, first_step=first))
+        writer = stack.enter_context(MetricsWriter(plan.built.path, first_step=first))
         progress = Progress(
-            total_steps=built.run.total_steps,
+            total_steps=total,
             first_step=first,
-            batch_size=built.run.batch_size,
+            batch_size=plan.built.run.batch_size,
             flops_per_step=flops_per_step,
-            peak_flops=flops.peak(mesh.devices.flat),
+            peak_flops=flops.peak(plan.mesh.devices.flat),
         )
         stack.enter_context(progress)
-        evaluate = hooks.evaluation(built, evaluations, splits, mesh, writer, progress)
-        beside = [
-            hooks.bad_records(source, workdir, progress, log.every_steps, saving.every_steps),
-            hooks.log(writer, progress, log.every_steps),
-            hooks.profile(workdir / "profile", profile.start_step, profile.steps),
-            hooks.pictures(built, splits, mesh, writer, log.pictures_every_steps),
-            hooks.save(checkpointer, writer, saving.every_steps, follow=home.push),
-            evaluate,
-        ]
-        if first >= built.run.total_steps:
-            if not evaluated:
-                evaluate(loop.Event(first, state, {}, {}, 0.0, last=True))
-            progress.say(f"The run has all its {first:,} steps; a larger --config.total_steps goes on.")
-            return True
-        batches = stack.enter_context(loader(first))
-        state = loop.train(
-            step_fn,
-            state,
-            batches,
-            first_step=first,
-            total_steps=built.run.total_steps,
-            mesh=mesh,
-            hooks=beside,
-            stop=multihost.Agreement(stop, mesh, lag=loop.IN_FLIGHT),
-        )
-        return int(state.step) == built.run.total_steps
+        evaluate = hooks.evaluation(plan.built, plan.evaluations, plan.splits, plan.mesh, writer, progress, enter)
+        try:
+            if first:
+                # What was due when the run was stopped.
+                evaluate(loop.Event(first, state, {}, {}, 0.0, last=False))
+            if first >= total:
+                progress.say(f"The run has all its {first:,} steps; a larger --config.total_steps goes on.")
+                return True
+            state = loop.train(
+                step_fn,
+                state,
+                stack.enter_context(plan.loader(first)),
+                first_step=first,
+                total_steps=total,
+                mesh=plan.mesh,
+                hooks=[*_hooks(plan, writer, progress, enter), evaluate],
+                stop=multihost.Agreement(stop, plan.mesh, lag=loop.IN_FLIGHT),
+                enter=enter,
+            )
+        except Interrupted:
+            # In an evaluation, before which the state was saved.
+            return False
+        return int(state.step) == total
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM add their number to; a second SIGINT stops at once."""
-    received: list[int] = []
+def _hooks(plan: Plan, writer: MetricsWriter, progress: Progress, enter: Enter) -> list[loop.Hook]:
+    """What happens beside the steps, in this order; evaluations come after, and find their state saved."""
+    built, log = plan.built, plan.log
+    periods = [plan.saving.every_steps, *(e.every_steps for e in plan.evaluations.values())]
 
-    def note(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and received:
-            raise KeyboardInterrupt
-        received.append(number)
-        print("\nStopping after this step; the state is being saved.", file=sys.stderr, flush=True)
+    def saves(event: loop.Event) -> bool:
+        return any(due(event.step, period, event.last) for period in periods)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return [
+        hooks.bad_records(plan.source, built.path, progress, log.every_steps, saves),
+        hooks.log(writer, progress, log.every_steps),
+        hooks.profile(built.path / "profile", plan.profile.start_step, plan.profile.steps),
+        hooks.pictures(built, plan.splits, plan.mesh, writer, log.pictures_every_steps),
+        hooks.save(plan.checkpointer, writer, saves, enter, follow=plan.home.push),
+    ]
 
 
 def _train_loader(config: Tracked, source: Any, mesh: Mesh) -> Callable[[int], pipeline.Batches]:
@@ -182,10 +267,13 @@ def _compiled(traced: Any) -> Callable:
     return compiled
 
 
-def _is_evaluated(built: Experiment, evaluations: Mapping[str, Evaluation]) -> bool:
-    """Whether the final evaluation of a run is in its metrics, which the first process has."""
-    rows = read_metrics(built.path)
-    return bool(multihost.from_first(bool(rows) and all(f"eval/{name}/n" in rows[-1] for name in evaluations)))
+def _newest(home: Workdir) -> str:
+    """Which checkpoint is the newest, from the names of folders alone: the process may be hanging in a reader."""
+    folder = home.path / checkpoint.FOLDER
+    if home.is_remote:
+        return f"The checkpoints are in {folder}."  # a network may be what the process hangs in
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    return f"The newest checkpoint is {folder / str(max(steps))}." if steps else "There is no checkpoint yet."
 
 
 if __name__ == "__main__":

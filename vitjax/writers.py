@@ -79,6 +79,10 @@ class MetricsWriter:
             self._row[name] = value if math.isfinite(value) else None
             self._events.add_scalar(name, value, step)
 
+    def has(self, step: int, name: str) -> bool:
+        """Whether `name` was written for `step`, the current one."""
+        return self._active and step == self._step and name in self._row
+
     def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "H W 3"]) -> None:
         """Writes pictures/<name>_<step>.png, and the same into the events."""
         if not self._active:

@@ -93,6 +93,22 @@ def test_gap_is_the_mean_of_the_patch_tokens_without_the_class_token():
     np.testing.assert_allclose(out["features"], out["tokens"].mean(axis=1), atol=1e-6)
 
 
+def test_gap_std_is_mean_and_standard_deviation_of_the_patch_tokens():
+    module = models.build(config(pool="gap_std"))
+    out, _ = jax.jit(module.init_with_output)(jax.random.key(0), pictures())
+    tokens = np.asarray(out["tokens"])
+    np.testing.assert_allclose(
+        out["features"], np.concatenate([tokens.mean(1), tokens.std(1)], -1), atol=1e-5
+    )
+
+
+def test_gap_std_of_equal_tokens_has_a_gradient():
+    module = models.build(config(pool="gap_std", posemb="sincos2d"))
+    x = jnp.zeros((1, 5, 16))
+    gradient = jax.grad(lambda x: module._pool(x, x).sum())(x)
+    assert np.isfinite(gradient).all()
+
+
 def loss_and_gradient(module, params):
     def loss(params):
         keys = {"dropout": jax.random.key(3)}
@@ -164,7 +180,7 @@ def test_xavier_bound_is_that_of_the_fused_qkv_matrix():
 @pytest.mark.parametrize(
     "changes, match",
     [
-        (dict(pool="mean"), r"config.model.pool='mean' is not known; choose from cls, gap, gap_norm, map"),
+        (dict(pool="mean"), r"config.model.pool='mean' is not known; choose from cls, gap, gap_norm, gap_std, map"),
         (dict(posemb="sine"), "config.model.posemb='sine'"),
         (dict(activation="relu"), "config.model.activation='relu'"),
         (dict(heads=3), "config.model.heads=3 must divide config.model.width=16"),

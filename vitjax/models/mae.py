@@ -27,8 +27,10 @@ def make(model_config: Any, objective_config: Any, dtype: Any = jnp.float32) -> 
             f"config.objective.decoder_heads={c.decoder_heads}"
         )
     backbone = vit.make(model_config, dtype)
-    if backbone.pool not in ("cls", "gap"):
-        raise UserError(f"config.model.pool={backbone.pool!r} has no final norm; use 'cls' or 'gap'")
+    if backbone.pool not in ("cls", "gap", "gap_std"):
+        raise UserError(
+            f"config.model.pool={backbone.pool!r} has no final norm; use 'cls', 'gap' or 'gap_std'"
+        )
     return MAE(backbone, c.mask_ratio, c.decoder_width, c.decoder_depth, c.decoder_heads)
 
 

@@ -30,7 +30,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
-POOLS = ("cls", "gap", "gap_norm", "map")
+POOLS = ("cls", "gap", "gap_norm", "gap_std", "map")
+MIN_VARIANCE = 1e-6  # of a feature over the tokens: the root of a zero has no gradient
 POSEMBS = ("learned", "sincos2d")
 ATTENTIONS = ("xla", "cudnn")
 
@@ -71,7 +72,8 @@ class ViT(nn.Module):
 
     `pool` says what the features are: the class token ('cls'), the mean of the normalised patch tokens
     ('gap'), the norm of the mean ('gap_norm', timm's fc_norm and MAE's fine-tuning, in which the tokens have
-    no norm of their own), or attention by a learned probe ('map').
+    no norm of their own), their mean and standard deviation ('gap_std', 2 D numbers: statistics pooling, Snyder
+    et al., 2018, X-vectors, section 2.1), or attention by a learned probe ('map').
     """
 
     width: int
@@ -131,12 +133,15 @@ class ViT(nn.Module):
         x = self.stack(tokens, train)
         return x if self.pool == "gap_norm" else self.norm(x)
 
-    def _pool(self, x: Float[Array, "B M D"], tokens: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+    def _pool(self, x: Float[Array, "B M D"], tokens: Float[Array, "B N D"]) -> Float[Array, "B F"]:
         if self.pool == "cls":
             return x[:, 0]
         if self.pool == "map":
             return self.map_head(x)
         mean = tokens.mean(axis=1, dtype=jnp.float32)
+        if self.pool == "gap_std":
+            variance = tokens.var(axis=1, dtype=jnp.float32)
+            return jnp.concatenate([mean, jnp.sqrt(jnp.maximum(variance, MIN_VARIANCE))], axis=-1)
         return self.fc_norm(mean) if self.pool == "gap_norm" else mean
 
 
