@@ -52,10 +52,15 @@ def accelerator(root: Path = Path("/")) -> str | None:
     return None
 
 
+def cache_folder() -> Path:
+    """$VITJAX_CACHE, else vitjax in the user's cache folder."""
+    home = os.environ.get("VITJAX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vitjax"
+    return Path(home).expanduser()
+
+
 def compilation_cache() -> Path:
     """Where compiled programs are kept between runs, so that a second start compiles nothing."""
-    home = os.environ.get("VITJAX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vitjax"
-    return Path(home).expanduser() / "compiled"
+    return cache_folder() / "compiled"
 
 
 def use_compilation_cache() -> None:

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from etils import epath
 
 from vitjax import checkpoint, names, trees
 from vitjax.config import Tracked
 from vitjax.data import pipeline
 from vitjax.errors import UserError
 from vitjax.objective import Objective, Run
+from vitjax.workdir import is_remote, opened
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 FORMAT = 1
@@ -40,16 +42,17 @@ class Experiment(NamedTuple):
       config: as resolved.
       run: the method's surroundings.
       objective: what is learned.
-      path: the run's directory or the export, or None before there is one.
+      path: the run's directory or the export, remote or not; a run writes to its local mirror. None before
+        there is one.
     """
 
     config: Tracked
     run: Run
     objective: Objective
-    path: Path | None = None
+    path: Path | epath.Path | None = None
 
 
-def build(config: Tracked, run: Run, path: Path | None = None) -> Experiment:
+def build(config: Tracked, run: Run, path: Path | epath.Path | None = None) -> Experiment:
     """The experiment of a config.
 
     Raises:
@@ -180,12 +183,12 @@ def read(path: str | Path, config: Tracked | None = None) -> Experiment:
     spec = {k: jax.ShapeDtypeStruct(tuple(s), np.dtype(d)) for k, (s, d) in run["batch_spec"].items()}
     # The computation's type belongs to the machine that reads, unless the config fixes it.
     run = run | {"batch_spec": spec, "dtype": _dtype(config.dtype)}
-    return build(config, Run(**run), Path(path))
+    return build(config, Run(**run), opened(path))
 
 
 def _read_file(path: str | Path) -> dict[str, Any]:
     """`config.json` of a run or an export."""
-    file = Path(path) / FILE
+    file = opened(path) / FILE
     if not file.is_file():
         raise UserError(f"{path} holds no {FILE}: give the --workdir of a run, or an export's directory")
     saved = json.loads(file.read_text())
@@ -203,9 +206,9 @@ def variables_and_step(experiment: Experiment) -> tuple[dict[str, Any], int]:
     """`variables`, and the number of steps that they were trained for."""
     file = experiment.path / WEIGHTS
     if file.is_file():
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load, load_file
 
-        flat = load_file(file)
+        flat = load(file.read_bytes()) if is_remote(file) else load_file(file)
         wanted = trees.flatten(jax.eval_shape(lambda: experiment.objective.export(fresh(experiment, 0))))
         return trees.unflatten(trees.stack(flat, wanted)), _read_file(experiment.path)["step"]
     state = checkpoint.read_state(experiment.path, abstract_state(experiment))

@@ -20,6 +20,7 @@ import vitjax
 from vitjax import cli, experiment, model, model_card, trees
 from vitjax.errors import UserError
 from vitjax.experiment import Experiment
+from vitjax.workdir import is_remote
 
 TOLERANCE = 1e-6
 BATCHES = (1, 3, 17)
@@ -36,6 +37,8 @@ def export(workdir: str | Path, out: str | Path, format: str = "vitjax") -> Path
     """
     if format not in FORMATS:
         raise UserError(f"--format={format} is not known; choose from {', '.join(FORMATS)}")
+    if is_remote(out):
+        raise UserError(f"--out={out}: an export is written to a local directory; copy it there afterwards")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is there already; give a new directory, or remove it first")

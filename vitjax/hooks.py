@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vitjax import evaluate, picture, sharding
+from vitjax import evaluate, multihost, picture, sharding
 from vitjax.checkpoint import Checkpointer
 from vitjax.data import pipeline
 from vitjax.data.bad_records import BadRecords
@@ -54,13 +53,16 @@ def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
     return hook
 
 
-def save(checkpointer: Checkpointer, writer: MetricsWriter, saves: Saves, enter: Enter) -> Hook:
-    """Saves the state in the background, and first what was logged up to it."""
+def save(
+    checkpointer: Checkpointer, writer: MetricsWriter, saves: Saves, enter: Enter, follow: Callable[[], None]
+) -> Hook:
+    """Saves the state in the background, and first what was logged up to it, which then may `follow`."""
 
     def hook(event: Event) -> None:
         if saves(event):
             enter(SAVING)
             writer.flush()
+            follow()
             checkpointer.save(event.step, event.state)
 
     return hook
@@ -84,7 +86,7 @@ def evaluation(
     def hook(event: Event) -> None:
         finished = event.step == built.run.total_steps
         names = [name for name, e in evaluations.items() if due(event.step, e.every_steps, finished)]
-        known = [_is_known(writer, event.step, f"eval/{name}/n") for name in names]
+        known = [multihost.from_first(writer.has(event.step, f"eval/{name}/n")) for name in names]
         asked = {name: evaluations[name] for name, done in zip(names, known) if not done}
         if not asked:
             return
@@ -118,7 +120,7 @@ def pictures(
         variables = export(event.state)
         for name in names:
             shown = predict[name](variables, batch, key)
-            columns = [_local(x)[:NUM_PICTURES] for x in shown.values()]
+            columns = [np.asarray(x)[:NUM_PICTURES] for x in multihost.fetch(shown).values()]
             writer.picture(event.step, name, picture.grid(columns))
 
     return hook
@@ -141,7 +143,7 @@ def bad_records(source: Any, workdir: Path, progress: Progress, every_steps: int
 
 def _list(records: BadRecords, found: list[int]) -> None:
     """Adds what all processes found; the first one writes."""
-    everyone = _from_all_processes(found)
+    everyone = multihost.from_all(found)
     if jax.process_index() == 0:
         records.add(everyone)
 
@@ -178,25 +180,3 @@ def _some_pictures(source: Any, data: Any, mesh: Mesh) -> Mapping[str, jax.Array
     )
     with batches:
         return sharding.put_batch(next(batches), mesh)
-
-
-def _is_known(writer: MetricsWriter, step: int, name: str) -> bool:
-    """Whether `step` has the number `name` already; every process is told what the first one knows."""
-    known = np.asarray(writer.has(step, name))
-    return bool(known if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(known))
-
-
-def _local(x: jax.Array) -> np.ndarray:
-    """The whole of a small array, on every process."""
-    return np.asarray(x if jax.process_count() == 1 else multihost_utils.process_allgather(x, tiled=True))
-
-
-def _from_all_processes(found: list[int]) -> list[int]:
-    """The numbers that all processes hold, on each of them."""
-    if jax.process_count() == 1:
-        return found
-    longest = int(multihost_utils.process_allgather(np.asarray(len(found))).max())
-    message = np.full(longest, -1, np.int64)
-    message[: len(found)] = found
-    everyone = multihost_utils.process_allgather(message).ravel() if longest else message
-    return [int(i) for i in everyone if i >= 0]

@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vitjax import (
@@ -30,6 +28,7 @@ from vitjax import (
     hooks,
     lock,
     loop,
+    multihost,
     provenance,
     sharding,
     summary,
@@ -43,12 +42,14 @@ from vitjax.objective import State
 from vitjax.periods import due
 from vitjax.progress import Progress, start_table
 from vitjax.supervisor import COMPILING, EVALUATING, RESTORING, Enter, Interrupted, Supervisor
+from vitjax.workdir import Workdir
 from vitjax.writers import MetricsWriter
 
 
 class Plan(NamedTuple):
     """A run as it was asked for and checked, before anything is computed."""
 
+    home: Workdir
     built: Experiment
     mesh: Mesh
     source: Any
@@ -69,41 +70,40 @@ def main(argv: Sequence[str]) -> int:
     options = cli.parser("vitjax.main", __doc__)
     cli.add_workdir(options, "where the run lives; given again, the run goes on")
     cli.add_allow_cpu(options)
-    options.add_argument(
-        "--distributed", action="store_true", help="one of several processes (pods, clusters) of one run"
-    )
+    multihost.add_options(options)
     options.add_argument(
         "--changed", default="", metavar="KEYS", help="settings that are meant to differ from the run's so far"
     )
     values, flags = cli.parse(options, argv)
     config = Tracked(cli.load_config(flags))
     devices.keep_freed_memory()
-    if values.distributed:
-        jax.distributed.initialize()
-    devices.check(values.allow_cpu)
     command = f"python -m vitjax.main {shlex.join(argv)}"
-    supervisor = Supervisor(
-        command=command,
-        newest=lambda: _newest(Path(values.workdir)),
-        grace_s=config.grace_s,
-        watchdog_s=config.watchdog_s,
-        preempted_exit_code=config.preempted_exit_code,
-        stacks=Path(values.workdir),
-        interrupts=jax.process_count() == 1,
-    )
-    with supervisor:
-        finished = train(
-            config,
-            values.workdir,
-            given=cli.keys(flags),
-            changed=[key for key in values.changed.split(",") if key],
-            stop=supervisor.stop,
-            enter=supervisor.enter,
+    with multihost.session(values):
+        devices.check(values.allow_cpu)
+        home = Workdir(values.workdir)
+        supervisor = Supervisor(
+            command=command,
+            newest=lambda: _newest(home),
+            grace_s=config.grace_s,
+            watchdog_s=config.watchdog_s,
+            preempted_exit_code=config.preempted_exit_code,
+            stacks=home.local,
+            interrupts=jax.process_count() == 1,
         )
+        with supervisor:
+            finished = train(
+                config,
+                values.workdir,
+                given=cli.keys(flags),
+                changed=[key for key in values.changed.split(",") if key],
+                stop=supervisor.stop,
+                enter=supervisor.enter,
+            )
     if finished:
         return 0
-    _say(f"Stopped. {_newest(Path(values.workdir))}\nTo go on: {command}")
-    return supervisor.exit_code
+    multihost.say(f"Stopped. {_newest(home)}\nTo go on: {command}")
+    # Of several processes one got the signal, and all stopped.
+    return supervisor.exit_code or config.preempted_exit_code
 
 
 def train(
@@ -129,10 +129,11 @@ def train(
       RunError: the run cannot go on.
     """
     devices.use_compilation_cache()
-    plan = _plan(config if isinstance(config, Tracked) else Tracked(config), Path(workdir), given, changed, enter)
+    plan = _plan(config if isinstance(config, Tracked) else Tracked(config), Workdir(workdir), given, changed, enter)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock.hold(plan.built.path))
         stack.enter_context(sharding.use(plan.mesh))
+        stack.callback(plan.home.close)
         stack.callback(plan.checkpointer.close)
         enter(RESTORING)
         state = _begin(plan)
@@ -141,20 +142,22 @@ def train(
         enter(COMPILING)
         traced = loop.trace_step(plan.built.objective, plan.built.run, plan.built.config.seed, plan.mesh, plan.abstract)
         flops_per_step = flops.count_jaxpr(traced.jaxpr)
-        _say(start_table(summary.facts(plan.built, plan.source, plan.mesh, state, flops_per_step)))
+        multihost.say(start_table(summary.facts(plan.built, plan.source, plan.mesh, state, flops_per_step)))
         return _go(plan, _compiled(traced), flops_per_step, state, stop, enter)
 
 
-def _plan(config: Tracked, workdir: Path, given: Sequence[str], changed: Sequence[str], enter: Enter) -> Plan:
+def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequence[str], enter: Enter) -> Plan:
     """All that the config asks for, opened and checked: what is amiss has to show before anything is computed."""
+    home.fetch()
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh, config.accum)
     source = sources.open_source(config.data, config.data.split)
-    built = experiment.prepare(config, source, workdir)
+    built = experiment.prepare(config, source, home.local)
     splits = Splits(config, mesh, on_batch=lambda: enter(EVALUATING))
     saving = SimpleNamespace(**config.checkpoint)
-    checkpointer = Checkpointer(workdir / checkpoint.FOLDER, keep=saving.keep)
+    checkpointer = Checkpointer(home.path / checkpoint.FOLDER, keep=saving.keep)
     plan = Plan(
+        home=home,
         built=built,
         mesh=mesh,
         source=source,
@@ -211,7 +214,7 @@ def _go(
                 total_steps=total,
                 mesh=plan.mesh,
                 hooks=[*_hooks(plan, writer, progress, enter), evaluate],
-                stop=_agreed(stop),
+                stop=multihost.Agreement(stop, plan.mesh, lag=loop.IN_FLIGHT),
                 enter=enter,
             )
         except Interrupted:
@@ -233,7 +236,7 @@ def _hooks(plan: Plan, writer: MetricsWriter, progress: Progress, enter: Enter) 
         hooks.log(writer, progress, log.every_steps),
         hooks.profile(built.path / "profile", plan.profile.start_step, plan.profile.steps),
         hooks.pictures(built, plan.splits, plan.mesh, writer, log.pictures_every_steps),
-        hooks.save(plan.checkpointer, writer, saves, enter),
+        hooks.save(plan.checkpointer, writer, saves, enter, follow=plan.home.push),
     ]
 
 
@@ -258,30 +261,19 @@ def _train_loader(config: Tracked, source: Any, mesh: Mesh) -> Callable[[int], p
 def _compiled(traced: Any) -> Callable:
     """The compiled training step; says how long that took, because nothing moves meanwhile."""
     before = time.perf_counter()
-    _say("Compiling the training step ...", end="")
+    multihost.say("Compiling the training step ...", end="")
     compiled = traced.lower().compile()
-    _say(f" {time.perf_counter() - before:.1f} s")
+    multihost.say(f" {time.perf_counter() - before:.1f} s")
     return compiled
 
 
-def _agreed(stop: Callable[[], bool]) -> Callable[[], bool]:
-    """`stop`, made the same on all processes: they must leave the loop after the same step."""
-    if jax.process_count() == 1:
-        return stop
-    return lambda: bool(multihost_utils.process_allgather(np.asarray(stop())).any())
-
-
-def _newest(workdir: Path) -> str:
+def _newest(home: Workdir) -> str:
     """Which checkpoint is the newest, from the names of folders alone: the process may be hanging in a reader."""
-    folder = workdir / checkpoint.FOLDER
+    folder = home.path / checkpoint.FOLDER
+    if home.is_remote:
+        return f"The checkpoints are in {folder}."  # a network may be what the process hangs in
     steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     return f"The newest checkpoint is {folder / str(max(steps))}." if steps else "There is no checkpoint yet."
-
-
-def _say(text: str, end: str = "\n") -> None:
-    """Prints on the first process."""
-    if jax.process_index() == 0:
-        print(text, end=end, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The model card of an export: what it is, how to use it, how it was trained and what it scored."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 import vitjax
 from vitjax import evaluate, experiment, writers
@@ -78,7 +78,7 @@ def card(facts: Mapping[str, Any], measured: Mapping[str, float]) -> str:
     )
 
 
-def numbers(path: Path) -> dict[str, float]:
+def numbers(path: epath.PathLike) -> dict[str, float]:
     """What was measured of the weights of a run: by its last line, and by `vitjax.evaluate` with its own settings.
 
     Numbers of earlier steps, and those of other pictures or other settings, are not these weights' results.

@@ -81,7 +81,8 @@ class Progress:
         """Shows the loss, and returns what is to be logged beside it.
 
         These are 'pictures_per_s', 'ms_per_step', 'data_wait' (the share of time) and, where it is known,
-        'mfu', all since the last report; nothing before two steps are done.
+        'mfu', all since the last report; nothing before two steps are done. The rates are those of all
+        processes together, which step in time; 'data_wait' is this process's own.
         """
         self._loss = metrics["loss"] if "loss" in metrics else None
         now = self._training_s()

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from jaxtyping import UInt8
 
 from vitjax.picture import save_png
@@ -131,14 +132,15 @@ class MetricsWriter:
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; what a killed process left half written is passed over."""
-    return [row for row in read_rows(Path(workdir) / METRICS) if isinstance(row.get("step"), int)]
+    return [row for row in read_rows(epath.Path(workdir) / METRICS) if isinstance(row.get("step"), int)]
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
+def read_rows(file: epath.PathLike) -> list[dict[str, Any]]:
     """The JSON objects in a file, one a line; none if there is no file, and a torn line is none."""
+    file = epath.Path(file)
     if not file.is_file():
         return []
-    rows = (_parsed(line) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
+    rows = (_parsed(line) for line in file.read_bytes().decode(errors="replace").splitlines())
     return [row for row in rows if row is not None]
 
 

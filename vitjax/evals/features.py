@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from vitjax import augment, sharding
+from vitjax import augment, multihost, sharding
 from vitjax.errors import UserError
 
 RAW_PIXELS_PX = 32
@@ -44,7 +43,7 @@ def extract(
     """
     x, labels, n_bad = _Rows(), {field: _Rows() for field in fields}, 0
     for out in _one_behind(_dispatched(features_of, batches, fields, mesh)):
-        out = _fetch(out)
+        out = multihost.fetch(out)
         keep = out["valid"]
         n_bad += int(out["bad"].sum())
         x.add(_finite(out["x"][keep]))
@@ -234,9 +233,3 @@ def _finite(x: np.ndarray) -> np.ndarray:
             "features that are not finite: the weights have diverged; try a lower config.optim.base_lr"
         )
     return x
-
-
-def _fetch(out: dict[str, Array]) -> dict[str, np.ndarray]:
-    if jax.process_count() > 1:
-        return multihost_utils.process_allgather(out, tiled=True)
-    return jax.device_get(out)

@@ -1,0 +1,234 @@
+"""Remote run directories, with a scheme of the tests' own: bucket:// is a folder that counts and can fail."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+
+import vitjax
+from vitjax import cli, evaluate, experiment, export, workdir
+from vitjax import main as main_module
+from vitjax.errors import UserError
+from vitjax.workdir import Workdir
+
+CONFIG = Path(__file__).parents[1] / "configs" / "mae_vitb.py"
+
+
+class Stored(epath.gpath.PosixGPath):
+    """A path in the bucket."""
+
+    root = ""
+    writes: list[str] = []
+    down = False
+
+    def write_bytes(self, data):
+        if Stored.down:
+            raise ConnectionError("the bucket is down")
+        Stored.writes.append(self.name)
+        return super().write_bytes(data)
+
+    def iterdir(self):
+        if Stored.down:
+            raise ConnectionError("the bucket is down")
+        return super().iterdir()
+
+
+@epath.register_path_cls("bucket://")
+class Bucket:
+    """What epath.Path makes of 'bucket://...'."""
+
+    def __new__(cls, path):
+        return Stored(Stored.root + "/" + path.removeprefix("bucket://"))
+
+
+@pytest.fixture(autouse=True)
+def bucket(tmp_path, monkeypatch):
+    """The folder behind bucket://."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    monkeypatch.setattr(Stored, "root", str(folder))
+    monkeypatch.setattr(Stored, "writes", [])
+    monkeypatch.setattr(Stored, "down", False)
+    monkeypatch.setattr(workdir, "RETRY_S", 0.05)
+    use_machine(tmp_path / "a", monkeypatch)
+    return folder
+
+
+def use_machine(cache, monkeypatch):
+    """Another cache folder: another machine."""
+    monkeypatch.setenv("VITJAX_CACHE", str(cache))
+
+
+def started(path="bucket://run"):
+    home = Workdir(path)
+    home.fetch()
+    return home
+
+
+def eventually(holds):
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_local_directory_is_its_own_mirror(tmp_path):
+    home = started(tmp_path / "run")
+    assert home.local == tmp_path / "run" and not home.is_remote
+    home.push()
+    home.close()
+    assert not home.local.exists()
+
+
+def test_what_changed_follows_and_nothing_else(bucket):
+    home = started()
+    (home.local / "pictures").mkdir()
+    (home.local / "metrics.jsonl").write_text("1\n")
+    (home.local / "pictures" / "a.png").write_bytes(b"a")
+    (home.local / "config.json.partial").write_text("half")
+    home.push()
+    eventually(lambda: (bucket / "run" / "pictures" / "a.png").exists())
+    (home.local / "metrics.jsonl").write_text("1\n2\n")
+    home.close()
+    assert Stored.writes == ["metrics.jsonl", "a.png", "metrics.jsonl"]
+    assert (bucket / "run" / "metrics.jsonl").read_text() == "1\n2\n"
+    assert not list(bucket.rglob("*.partial"))
+    Stored.writes.clear()
+    again = started()
+    again.close()
+    assert Stored.writes == []
+
+
+def test_a_push_that_fails_is_said_and_tried_again(bucket, caplog):
+    home = started()
+    (home.local / "metrics.jsonl").write_text("1\n")
+    Stored.down = True
+    home.push()
+    eventually(lambda: caplog.text.count("could not be written, and the run goes on") >= 2)
+    assert "the bucket is down" in caplog.text and str(home.local) in caplog.text
+    Stored.down = False
+    eventually(lambda: (bucket / "run" / "metrics.jsonl").exists())
+    home.close()
+    assert "lacks the newest logs" not in caplog.text
+
+
+def test_a_run_that_ends_while_the_remote_is_down_says_where_its_logs_are(bucket, caplog):
+    home = started()
+    (home.local / "metrics.jsonl").write_text("1\n")
+    Stored.down = True
+    home.close()
+    assert "bucket/run lacks the newest logs" in caplog.text and str(home.local) in caplog.text
+    Stored.down = False
+    again = started()  # the next start on this machine
+    assert (again.local / "metrics.jsonl").read_text() == "1\n"
+    again.close()
+    assert (bucket / "run" / "metrics.jsonl").read_text() == "1\n"
+
+
+def test_a_push_that_is_slow_holds_nobody_up(monkeypatch):
+    home = started()
+    (home.local / "metrics.jsonl").write_text("1\n")
+    monkeypatch.setattr(Stored, "write_bytes", lambda self, data: time.sleep(1))
+    before = time.monotonic()
+    home.push()
+    home.push()
+    assert time.monotonic() - before < 0.5
+    home.close()
+
+
+def test_another_machine_goes_on_with_the_logs(bucket, tmp_path, monkeypatch):
+    (bucket / "run" / "checkpoints" / "5").mkdir(parents=True)
+    (bucket / "run" / "tensorboard").mkdir()
+    (bucket / "run" / "metrics.jsonl").write_text("1\n")  # put there by hand: no push of ours
+    home = started()
+    assert sorted(p.name for p in home.local.iterdir() if p.name != workdir.STAMP) == ["metrics.jsonl", "tensorboard"]
+    home.close()
+    use_machine(tmp_path / "b", monkeypatch)
+    other = started()
+    (other.local / "metrics.jsonl").write_text("1\n2\n")
+    other.close()
+    assert (bucket / "run" / "metrics.jsonl").read_text() == "1\n2\n"
+
+
+def test_a_machine_that_comes_back_takes_what_others_pushed(bucket, tmp_path, monkeypatch):
+    first = started()
+    (first.local / "metrics.jsonl").write_text("1\n")
+    first.close()
+    (first.local / "metrics.jsonl").write_text("1\nlost\n")  # killed before this could follow
+    use_machine(tmp_path / "b", monkeypatch)
+    second = started()
+    assert (second.local / "metrics.jsonl").read_text() == "1\n"
+    (second.local / "metrics.jsonl").write_text("1\n2\n")
+    second.close()
+    use_machine(tmp_path / "a", monkeypatch)
+    back = started()
+    assert (back.local / "metrics.jsonl").read_text() == "1\n2\n"
+    old = back.local.with_name(back.local.name + ".old")
+    assert (old / "metrics.jsonl").read_text() == "1\nlost\n"
+
+
+def test_a_machine_that_was_killed_keeps_what_had_not_followed():
+    first = started()
+    (first.local / "metrics.jsonl").write_text("1\n")
+    first.close()
+    (first.local / "metrics.jsonl").write_text("1\n2\n")
+    assert (started().local / "metrics.jsonl").read_text() == "1\n2\n"
+
+
+def test_a_fetch_that_breaks_off_is_done_again(bucket, monkeypatch):
+    (bucket / "run").mkdir()
+    (bucket / "run" / "metrics.jsonl").write_text("1\n")
+    read = Stored.read_bytes
+
+    def broken(self):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(Stored, "read_bytes", broken)
+    with pytest.raises(UserError, match="bucket/run cannot be opened: ConnectionError: gone.*credentials.*gcsfs"):
+        started()
+    monkeypatch.setattr(Stored, "read_bytes", read)
+    assert (started().local / "metrics.jsonl").read_text() == "1\n"
+
+
+def test_an_unknown_kind_of_path_is_refused(tmp_path):
+    with pytest.raises(UserError, match="gcs://bucket/run: there is no gcs://; gs:// and s3://"):
+        Workdir("gcs://bucket/run")
+    with pytest.raises(UserError, match="there is no gcs://"):
+        vitjax.load("gcs://bucket/run")
+    with pytest.raises(UserError, match="--out=gs://x: an export is written to a local directory"):
+        export.export(tmp_path, "gs://x")
+
+
+def test_a_remote_run_goes_on_elsewhere_and_can_be_read(bucket, tmp_path, monkeypatch):
+    def train(*more):
+        given = [f"--config={CONFIG}:tiny", "--config.log.every_steps=1", *more]
+        return main_module.train(cli.load_config(given), "bucket://runs/mae", given=cli.keys(given))
+
+    assert train()
+    run = bucket / "runs" / "mae"
+    assert {"checkpoints", "config.json", "metrics.jsonl", "tensorboard"} <= {p.name for p in run.iterdir()}
+    assert (run / "checkpoints" / "2").is_dir()
+    assert not (Workdir("bucket://runs/mae").local / "checkpoints").exists()
+    use_machine(tmp_path / "b", monkeypatch)
+    assert train("--config.total_steps=3")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+
+    shutil.copytree(run, tmp_path / "copy")
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    models = [vitjax.load(path) for path in ("bucket://runs/mae", tmp_path / "copy")]
+    np.testing.assert_array_equal(*(model.features(pictures) for model in models))
+    assert experiment.read("bucket://runs/mae").config.total_steps == 3
+    exported = export.export("bucket://runs/mae", tmp_path / "export")
+    shutil.copytree(exported, bucket / "export")
+    np.testing.assert_allclose(
+        vitjax.load("bucket://export").features(pictures), models[0].features(pictures), atol=1e-6
+    )
+    (run / "evaluations.jsonl").write_text('{"eval/knn/n": 5}\n')
+    only_knn = ["knn.fields=('label/shape',)", "knn.baselines=()", "linear.every_steps=-1"]
+    evaluate.main(["--workdir=bucket://runs/mae", *(f"--config.evals.{setting}" for setting in only_knn)])
+    assert len((run / "evaluations.jsonl").read_text().splitlines()) == 2
