@@ -15,14 +15,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from vitjax import names
-from vitjax.errors import UserError
+from vitjax.errors import RunError, UserError
 
-USAGE_ERROR = 2
+RUN_ERROR, USAGE_ERROR = 1, 2
 _OVERRIDE = re.compile(r"^--config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Calls `main(argv)` and exits: with its code, or with 2 and the message alone after a user's mistake."""
+    """Calls `main(argv)` and exits with its code; with the message alone after a RunError (1) or a UserError (2)."""
     # Grain reads absl's flags in its workers and refuses to start before they are parsed.
     flags.FLAGS.mark_as_parsed()
     try:
@@ -30,6 +30,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = USAGE_ERROR
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = RUN_ERROR
     sys.exit(code or 0)
 
 

@@ -24,6 +24,10 @@ def base_config() -> ml_collections.ConfigDict:
     c.total_epochs = config_dict.placeholder(float)
     c.dtype = "auto"  # 'auto' is bfloat16 on accelerators and float32 on CPUs
     c.accum = 1  # micro-batches a step
+    # What to do about a step whose loss or gradient is not finite: 'skip' it, 'stop', or 'rewind' to the newest
+    # checkpoint and go on without its batch, at most `max_rewinds` times a run.
+    c.nonfinite = "skip"
+    c.max_rewinds = 5
 
     c.data = d = ml_collections.ConfigDict()
     d.source = "auto"  # 'auto' decides by what lies at `path`; or 'folder', 'parquet', 'builtin'

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""What ends a run without a traceback: a user's mistake, or something that happened to the run."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command-line tools print the message alone, without a traceback, and exit with code 2.
     """
+
+
+class RunError(Exception):
+    """The run cannot go on; the message names what happened and the remedy. Shown without a traceback; exit code 1."""

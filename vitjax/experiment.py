@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 # What may differ between the parts of one run.
 MAY_CHANGE = (
     "total_steps", "total_epochs", "log/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
-    "data/path", "data/workers", "data/cache_dir",
+    "data/path", "data/workers", "data/cache_dir", "nonfinite", "max_rewinds",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vitjax import checkpoint, cli, devices, experiment, flops, hooks, loop, sharding, summary
+from vitjax import checkpoint, cli, devices, experiment, flops, hooks, loop, nonfinite, sharding, summary
 from vitjax.checkpoint import Checkpointer
 from vitjax.config import Tracked
 from vitjax.data import pipeline, sources
@@ -87,7 +87,9 @@ def train(
     checkpointer = Checkpointer(workdir / checkpoint.FOLDER, keep=saving.keep)
     first = checkpointer.latest_step() or 0
     weights = {} if first else experiment.given_weights(built)
+    policy = nonfinite.policy(config)
     config.refuse_unread(given)
+    left_out = nonfinite.read_left_out(workdir)
     if first:
         experiment.refuse_changes(built)
 
@@ -101,41 +103,65 @@ def train(
         flops_per_step = flops.count_jaxpr(traced.jaxpr)
         _say(start_table(summary.facts(built, source, mesh, state, flops_per_step)))
         step_fn = _compiled(traced)
-        writer = stack.enter_context(MetricsWriter(workdir, first_step=first))
-        progress = Progress(
-            total_steps=built.run.total_steps,
-            first_step=first,
-            batch_size=built.run.batch_size,
-            flops_per_step=flops_per_step,
-            peak_flops=flops.peak(mesh.devices.flat),
-        )
-        stack.enter_context(progress)
-        evaluate = hooks.evaluation(built, evaluations, splits, mesh, writer, progress)
-        beside = [
-            hooks.bad_records(source, workdir, progress, log.every_steps, saving.every_steps),
-            hooks.log(writer, progress, log.every_steps),
-            hooks.profile(workdir / "profile", profile.start_step, profile.steps),
-            hooks.pictures(built, splits, mesh, writer, log.pictures_every_steps),
-            hooks.save(checkpointer, writer, saving.every_steps),
-            evaluate,
-        ]
-        if first >= built.run.total_steps:
-            if not evaluated:
-                evaluate(loop.Event(first, state, {}, {}, 0.0, last=True))
-            progress.say(f"The run has all its {first:,} steps; a larger --config.total_steps goes on.")
-            return True
-        batches = stack.enter_context(loader(first))
-        state = loop.train(
-            step_fn,
-            state,
-            batches,
-            first_step=first,
-            total_steps=built.run.total_steps,
-            mesh=mesh,
-            hooks=beside,
-            stop=_agreed(stop),
-        )
-        return int(state.step) == built.run.total_steps
+
+        def go_on(first: int, state: Any, left_out: tuple[int, ...]) -> bool:
+            with contextlib.ExitStack() as inside:
+                writer = inside.enter_context(MetricsWriter(workdir, first_step=first))
+                progress = Progress(
+                    total_steps=built.run.total_steps,
+                    first_step=first,
+                    batch_size=built.run.batch_size,
+                    flops_per_step=flops_per_step,
+                    peak_flops=flops.peak(mesh.devices.flat),
+                )
+                inside.enter_context(progress)
+                evaluate = hooks.evaluation(built, evaluations, splits, mesh, writer, progress)
+                beside = [
+                    hooks.bad_records(source, workdir, progress, log.every_steps, saving.every_steps),
+                    hooks.log(writer, progress, log.every_steps),
+                    hooks.profile(workdir / "profile", profile.start_step, profile.steps),
+                    hooks.pictures(built, splits, mesh, writer, log.pictures_every_steps),
+                    nonfinite.hook(
+                        workdir,
+                        source,
+                        progress,
+                        policy,
+                        seed=config.seed,
+                        left_out=left_out,
+                        save_every_steps=saving.every_steps,
+                    ),
+                    hooks.save(checkpointer, writer, saving.every_steps),
+                    evaluate,
+                ]
+                if first >= built.run.total_steps:
+                    if not evaluated:
+                        evaluate(loop.Event(first, state, {}, {}, 0.0, last=True))
+                    progress.say(f"The run has all its {first:,} steps; a larger --config.total_steps goes on.")
+                    return True
+                batches = inside.enter_context(loader(first, left_out))
+                state = loop.train(
+                    step_fn,
+                    state,
+                    batches,
+                    first_step=first,
+                    total_steps=built.run.total_steps,
+                    mesh=mesh,
+                    hooks=beside,
+                    stop=_agreed(stop),
+                )
+                return int(state.step) == built.run.total_steps
+
+        while True:
+            try:
+                return go_on(first, state, left_out)
+            except nonfinite.Rewind as rewind:
+                _say(str(rewind))
+                left_out = (*left_out, rewind.batch)
+            # Out here, where the exception no longer holds the state that it left. The newest checkpoint may
+            # still be on its way to the disk.
+            checkpointer.wait()
+            first = checkpointer.latest_step() or 0
+            state = checkpointer.restore(abstract) if first else experiment.fresh_state(built, abstract, weights)
 
 
 @contextlib.contextmanager
@@ -157,8 +183,8 @@ def stop_on_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _train_loader(config: Tracked, source: Any, mesh: Mesh) -> Callable[[int], pipeline.Batches]:
-    """start_step -> the batches from there on."""
+def _train_loader(config: Tracked, source: Any, mesh: Mesh) -> Callable[..., pipeline.Batches]:
+    """(start_step, left_out) -> the batches from there on."""
     data, augment = config.data, config.augment
     settings = dict(
         batch_size=config.batch_size,
@@ -172,7 +198,9 @@ def _train_loader(config: Tracked, source: Any, mesh: Mesh) -> Callable[[int], p
         resize=data.resize,
         workers=data.workers,
     )
-    return lambda start_step: pipeline.train_batches(source, start_step=start_step, **settings)
+    return lambda start_step, left_out: pipeline.train_batches(
+        source, start_step=start_step, left_out=left_out, **settings
+    )
 
 
 def _compiled(traced: Any) -> Callable:
