@@ -21,12 +21,11 @@ import jax
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from vitjax import checkpoint, cli, devices, experiment, flops, hooks, loop, nonfinite, sharding, summary
 from vitjax.checkpoint import Checkpointer
 from vitjax.config import Tracked
-from vitjax.data import pipeline, sources
+from vitjax.data import sources
 from vitjax.evaluate import Evaluation, Splits, prepare
 from vitjax.experiment import Experiment
 from vitjax.progress import Progress, start_table
@@ -80,7 +79,7 @@ def train(
     built = experiment.prepare(config, source, workdir)
     splits = Splits(config, mesh)
     evaluations = prepare(built, splits)
-    loader = _train_loader(config, source, mesh)
+    loader = experiment.train_loader(config, source, mesh)
     # Read now: whatever is wrong with a setting has to show before anything is computed.
     log, saving, profile = (SimpleNamespace(**c) for c in (config.log, config.checkpoint, config.profile))
     abstract = sharding.abstract(experiment.abstract_state(built), mesh)
@@ -181,26 +180,6 @@ def stop_on_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _train_loader(config: Tracked, source: Any, mesh: Mesh) -> Callable[..., pipeline.Batches]:
-    """(start_step, left_out) -> the batches from there on."""
-    data, augment = config.data, config.augment
-    settings = dict(
-        batch_size=config.batch_size,
-        rows=sharding.local_rows(mesh, config.batch_size),
-        seed=config.seed,
-        canvas_px=pipeline.canvas_px(data),
-        crop=data.crop,
-        size_px=data.size_px,
-        crop_area=augment.crop_area,
-        crop_aspect=augment.crop_aspect,
-        resize=data.resize,
-        workers=data.workers,
-    )
-    return lambda start_step, left_out: pipeline.train_batches(
-        source, start_step=start_step, left_out=left_out, **settings
-    )
 
 
 def _compiled(traced: Any) -> Callable:
