@@ -85,7 +85,8 @@ def read_meta(folder: epath.Path) -> Meta:
 
 def numbered(directory: str | epath.Path) -> list[int]:
     """The steps that folders in `directory` are named for, ascending, whatever is in them."""
-    return sorted(int(path.name) for path in _folders(directory) if path.name.isdecimal() and _final(path))
+    named = (path for path in _folders(directory) if path.name.isdecimal())
+    return sorted(int(path.name) for path in named if path.is_dir() and _final(path))
 
 
 def marked(directory: str | epath.Path, mark: str) -> list[epath.Path]:
