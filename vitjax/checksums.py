@@ -7,6 +7,7 @@ sums do not depend on the order of summation, which float sums do: every device 
 gathered.
 """
 
+import concurrent.futures
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +30,13 @@ _NARROW = ("int2", "uint2", "int4", "uint4")
 def of_tree(tree: Any) -> tuple[list[str], UInt32[Array, " leaves"]]:
     """The paths of the leaves, and their checksums as one array on the device."""
     flat = trees.flatten(tree)
-    return list(flat), combined([_compiled(_sharding(x))(x) for x in flat.values()])
+    return list(flat), combined([_program(*_key(x))(x) for x in flat.values()])
+
+
+def prepare(tree: Any) -> None:
+    """Compiles what `of_tree` needs for arrays or shapes like these, several programs at a time."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(lambda key: _program(*key), {_key(x) for x in jax.tree.leaves(tree)}))
 
 
 def parts(x: Any, sharding: Sharding | None) -> UInt32[Array, " devices"]:
@@ -76,10 +83,11 @@ def of_host(x: np.ndarray) -> int:
     return total % MODULUS
 
 
-# A program for each shape instead of one for the whole tree: it compiles ten times as fast.
-@functools.lru_cache
-def _compiled(sharding: Sharding | None) -> Any:
-    return jax.jit(functools.partial(parts, sharding=sharding))
+@functools.cache
+def _program(shape: tuple[int, ...], dtype: Any, sharding: Sharding | None) -> Any:
+    """The compiled `parts` for one kind of leaf: ten times as fast to compile as one program for a whole tree."""
+    leaf = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    return jax.jit(functools.partial(parts, sharding=sharding)).lower(leaf).compile()
 
 
 @functools.lru_cache
@@ -87,8 +95,8 @@ def _combine(whole: Sharding | None) -> Any:
     return jax.jit(lambda parts: jnp.sum(jnp.stack(parts), axis=1, dtype=jnp.uint32), out_shardings=whole)
 
 
-def _sharding(x: Any) -> Sharding | None:
-    return x.sharding if isinstance(x, jax.Array) else None
+def _key(x: Any) -> tuple[tuple[int, ...], Any, Sharding | None]:
+    return x.shape, x.dtype, getattr(x, "sharding", None)
 
 
 def _of_block(x: Any, start: Sequence[Any], shape: Sequence[int]) -> UInt32[Array, ""]:

@@ -55,7 +55,10 @@ class Meta(NamedTuple):
 
 
 def sealed(step: int, shapes: Mapping[str, Any], sums: Mapping[str, int]) -> dict[str, Any]:
-    """The metadata of a checkpoint as JSON, with a checksum of itself."""
+    """The metadata of a checkpoint as JSON, with a checksum of itself.
+
+    Whatever a later format adds, `format` and `crc` keep their meaning: that is how this one is told from damage.
+    """
     facts = {"format": FORMAT, "step": step, "shapes": shapes, "sums": sums}
     return facts | {"crc": _crc(facts)}
 
