@@ -307,7 +307,7 @@ def _own(sharding: jax.sharding.Sharding) -> Callable:
     def own(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.copy(x), checksums.parts(x, sharding)
 
-    return jax.jit(own, donate_argnums=0, out_shardings=(sharding, None))
+    return jax.jit(own, donate_argnums=0, out_shardings=(sharding, checksums.over_devices(sharding)))
 
 
 def _everywhere(folder: epath.Path, act: Callable[[], T]) -> T:
