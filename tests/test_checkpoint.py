@@ -1,7 +1,9 @@
 import functools
 import json
 import os
+import resource
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -512,3 +514,85 @@ def test_a_kill_during_a_save_leaves_a_checkpoint_that_can_be_read(tmp_path):
         for path in tmp_path.iterdir():
             shutil.rmtree(path)
     assert unfinished
+
+
+def test_a_disk_that_takes_no_more_is_named_and_the_run_goes_on_later(tmp_path):
+    states = {step: State(jnp.int32(step), {"w": jnp.arange(2.0**19) * step}, (), {}) for step in (1, 2)}
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    checkpointer.save(1, states[1])
+    checkpointer.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        with pytest.raises(RunError, match=r"/2 could not be written: .*too large.*/1 stands"):
+            checkpointer.save(2, states[2])
+            checkpointer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    checkpointer.save(2, states[2])
+    checkpointer.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
+
+
+PROCESSES = """
+import sys, jax, jax.numpy as jnp, numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from pathlib import Path
+from typing import Any, NamedTuple
+folder, port, me = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.distributed.initialize(f'127.0.0.1:{port}', 2, me)
+from vitjax import checkpoint
+class State(NamedTuple):
+    step: Any
+    params: Any
+    opt: Any
+    extra: Any
+mesh = jax.make_mesh((2,), ('fsdp',), axis_types=(AxisType.Auto,))
+rows, whole = NamedSharding(mesh, P('fsdp')), NamedSharding(mesh, P())
+shardings = State(whole, {'w': rows}, (), {'ema': whole})
+def begin(step):
+    return State(jnp.int32(step), {'w': jnp.arange(8000.) + step}, (), {'ema': jnp.ones((4,)) * step})
+checkpointer = checkpoint.Checkpointer(folder, keep=0)
+for step in (1, 2, 3):
+    checkpointer.save(step, jax.jit(lambda: begin(step), out_shardings=shardings)())
+checkpointer.wait()
+if me == 0:
+    # Of 3, what only the second process reads; of 2, one bit, which both find out only by the checksum.
+    for path in (folder / '3' / 'params' / 'ocdbt.process_1' / 'd').iterdir():
+        path.write_bytes(path.read_bytes()[:500])
+    for path in (folder / '2' / 'params').rglob('d/*'):
+        data = bytearray(path.read_bytes())
+        at = data.find((np.arange(4000, dtype=np.float32) + 2).tobytes())
+        if at >= 0:
+            data[at + 77] ^= 1
+            path.write_bytes(data)
+multihost_utils.sync_global_devices('damaged')
+abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), jax.eval_shape(lambda: begin(0)), shardings
+)
+said = []
+state, step = checkpoint.Checkpointer(folder, say=said.append).restore_newest(abstract)
+mine = np.asarray(state.params['w'].addressable_data(0))
+print(me, step, len(said), int(state.step), (mine == np.arange(8000.)[4000 * me :][:4000] + 1).all(), flush=True)
+assert list(checkpoint.read_variables(folder.parent)['extra/ema']) == [1.0] * 4
+"""
+
+
+def test_processes_fall_back_to_the_same_checkpoint(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "-c", PROCESSES, str(tmp_path / "checkpoints"), str(port)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    processes = [subprocess.Popen([*command, str(i)], **pipes) for i in range(2)]
+    try:
+        told = [process.communicate(timeout=90) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    lines = [out.strip().splitlines()[-1] for out, _ in told]
+    assert lines == ["0 1 2 1 True", "1 1 0 1 True"], told
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2.damaged", "3.damaged"]

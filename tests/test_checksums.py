@@ -140,3 +140,11 @@ def test_a_tree_gives_its_paths_and_one_array():
     assert paths == ["a/0", "a/1", "b/w"] and sums.shape == (3,) and sums.dtype == jnp.uint32
     assert [checksums.of_host(np.asarray(x)) for x in jax.tree.leaves(tree)] == sums.tolist()
     assert checksums.of_tree({})[1].shape == (0,)
+
+
+def test_what_was_prepared_is_not_compiled_again(monkeypatch):
+    mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    x = jax.device_put(drawn((16, 31), "float32"), NamedSharding(mesh, P("fsdp")))
+    checksums.prepare({"a": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)})
+    monkeypatch.setattr(checksums, "_of_block", lambda *_: pytest.fail("traced again"))
+    assert on_device(x) == checksums.of_host(np.asarray(x))

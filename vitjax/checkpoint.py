@@ -72,7 +72,11 @@ class Checkpointer:
         self._writing: tuple[int, Any] | None = None
         self._last: int | None = None
         self._swept = False
-        self._removing: threading.Thread | None = None
+        self._background: threading.Thread | None = None
+
+    def prepare(self, abstract_state: Tree) -> None:
+        """Compiles in the background what the first save needs, so that it takes no longer than the others."""
+        self._start(checksums.prepare, {name: getattr(abstract_state, name) for name in ITEMS})
 
     def save(self, step: int, state: Tree) -> None:
         """Copies `state` to the host and goes on writing it in the background; the next step may donate it.
@@ -120,7 +124,6 @@ class Checkpointer:
         except Exception as error:
             raise self._failed(folder, error) from error
         self._last = step
-        self._join()
         self._prune()
 
     def close(self) -> None:
@@ -224,21 +227,25 @@ class Checkpointer:
         """Removes, in the background, what retention lets go: the save before this is written and was read back."""
         if jax.process_index():
             return
-        steps = complete_steps(self._directory)
-        stay = self._kept(steps, scores=self._scores())
         try:
+            steps = complete_steps(self._directory)
+            stay = self._kept(steps, scores=self._scores())
             retired = [stored.retire(stored.at(self._directory, step)) for step in sorted(set(steps) - stay)]
         except OSError as error:
             self._say(f"an old checkpoint could not be removed: {error}")
             return
         left = {*retired, *stored.marked(self._directory, stored.REMOVED)}
-        self._removing = threading.Thread(target=_remove, args=(sorted(left),))
-        self._removing.start()
+        self._start(_remove, sorted(left))
+
+    def _start(self, act: Callable[[Any], None], argument: Any) -> None:
+        """Does it in the background, after what is being done there."""
+        self._join()
+        self._background = threading.Thread(target=act, args=(argument,))
+        self._background.start()
 
     def _join(self) -> None:
-        """Waits for removals that are going on."""
-        if self._removing is not None:
-            self._removing.join()
+        if self._background is not None:
+            self._background.join()
 
     def _failed(self, folder: epath.Path, error: BaseException) -> RunError:
         """What to raise; what the save left on the disk is removed."""
@@ -300,7 +307,7 @@ def _own(sharding: jax.sharding.Sharding) -> Callable:
     def own(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.copy(x), checksums.parts(x, sharding)
 
-    return jax.jit(own, donate_argnums=0, out_shardings=(sharding, None))
+    return jax.jit(own, donate_argnums=0, out_shardings=(sharding, checksums.over_devices(sharding)))
 
 
 def _everywhere(folder: epath.Path, act: Callable[[], T]) -> T:

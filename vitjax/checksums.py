@@ -7,6 +7,7 @@ sums do not depend on the order of summation, which float sums do: every device 
 gathered.
 """
 
+import concurrent.futures
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +30,18 @@ _NARROW = ("int2", "uint2", "int4", "uint4")
 def of_tree(tree: Any) -> tuple[list[str], UInt32[Array, " leaves"]]:
     """The paths of the leaves, and their checksums as one array on the device."""
     flat = trees.flatten(tree)
-    return list(flat), combined([_compiled(_sharding(x))(x) for x in flat.values()])
+    return list(flat), combined([_program(*_key(x))(x) for x in flat.values()])
+
+
+def prepare(tree: Any) -> None:
+    """Compiles what `of_tree` needs for arrays or shapes like these, several programs at a time."""
+    keys = [_key(x) for x in jax.tree.leaves(tree)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        spread = {over_devices(sharding) for _, _, sharding in keys}
+        jobs = [pool.submit(_program, *key) for key in set(keys)]
+        jobs += [pool.submit(_combine, len(keys), sharding) for sharding in spread if sharding]
+        for job in jobs:
+            job.result()
 
 
 def parts(x: Any, sharding: Sharding | None) -> UInt32[Array, " devices"]:
@@ -57,10 +69,14 @@ def combined(parts: list[UInt32[Array, " devices"]]) -> UInt32[Array, " leaves"]
     """The checksums of leaves from the parts of each, whole on each process: one fetch, one wait for the device."""
     if not parts:
         return jnp.zeros((0,), jnp.uint32)
-    sharding = parts[0].sharding
-    return _combine(NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None)(
-        parts
-    )
+    return _combine(len(parts), parts[0].sharding)(parts)
+
+
+def over_devices(sharding: Sharding | None) -> Sharding | None:
+    """The sharding of the `parts` of an array that is sharded so."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    return NamedSharding(sharding.mesh, PartitionSpec(sharding.mesh.axis_names))
 
 
 def of_host(x: np.ndarray) -> int:
@@ -76,19 +92,26 @@ def of_host(x: np.ndarray) -> int:
     return total % MODULUS
 
 
-# A program for each shape instead of one for the whole tree: it compiles ten times as fast.
-@functools.lru_cache
-def _compiled(sharding: Sharding | None) -> Any:
-    return jax.jit(functools.partial(parts, sharding=sharding))
+@functools.cache
+def _program(shape: tuple[int, ...], dtype: Any, sharding: Sharding | None) -> Any:
+    """The compiled `parts` for one kind of leaf: ten times as fast to compile as one program for a whole tree."""
+    leaf = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    summed = jax.jit(functools.partial(parts, sharding=sharding), out_shardings=over_devices(sharding))
+    return summed.lower(leaf).compile()
 
 
-@functools.lru_cache
-def _combine(whole: Sharding | None) -> Any:
-    return jax.jit(lambda parts: jnp.sum(jnp.stack(parts), axis=1, dtype=jnp.uint32), out_shardings=whole)
+@functools.cache
+def _combine(leaves: int, sharding: Sharding) -> Any:
+    """The compiled sum over the parts of so many leaves."""
+    on_mesh = isinstance(sharding, NamedSharding)
+    whole = NamedSharding(sharding.mesh, PartitionSpec()) if on_mesh else sharding
+    part = jax.ShapeDtypeStruct((sharding.mesh.size if on_mesh else 1,), jnp.uint32, sharding=sharding)
+    summed = jax.jit(lambda parts: jnp.sum(jnp.stack(parts), axis=1, dtype=jnp.uint32), out_shardings=whole)
+    return summed.lower([part] * leaves).compile()
 
 
-def _sharding(x: Any) -> Sharding | None:
-    return x.sharding if isinstance(x, jax.Array) else None
+def _key(x: Any) -> tuple[tuple[int, ...], Any, Sharding | None]:
+    return x.shape, x.dtype, getattr(x, "sharding", None)
 
 
 def _of_block(x: Any, start: Sequence[Any], shape: Sequence[int]) -> UInt32[Array, ""]:

@@ -19,7 +19,7 @@ from vitjax.errors import RunError, UserError
 from vitjax.stored import FOLDER, Damaged
 
 # Leaves that are verified together, unless one alone is larger.
-GROUP_BYTES = 2**26
+GROUP_BYTES = 2**25
 # Errors that say something of the machine and nothing of the checkpoint.
 _PASSING = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _SHOWN = 5

@@ -55,7 +55,10 @@ class Meta(NamedTuple):
 
 
 def sealed(step: int, shapes: Mapping[str, Any], sums: Mapping[str, int]) -> dict[str, Any]:
-    """The metadata of a checkpoint as JSON, with a checksum of itself."""
+    """The metadata of a checkpoint as JSON, with a checksum of itself.
+
+    Whatever a later format adds, `format` and `crc` keep their meaning: that is how this one is told from damage.
+    """
     facts = {"format": FORMAT, "step": step, "shapes": shapes, "sums": sums}
     return facts | {"crc": _crc(facts)}
 
@@ -85,7 +88,8 @@ def read_meta(folder: epath.Path) -> Meta:
 
 def numbered(directory: str | epath.Path) -> list[int]:
     """The steps that folders in `directory` are named for, ascending, whatever is in them."""
-    return sorted(int(path.name) for path in _folders(directory) if path.name.isdecimal() and _final(path))
+    named = (path for path in _folders(directory) if path.name.isdecimal())
+    return sorted(int(path.name) for path in named if path.is_dir() and _final(path))
 
 
 def marked(directory: str | epath.Path, mark: str) -> list[epath.Path]:
