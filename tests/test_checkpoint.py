@@ -1,6 +1,10 @@
+import functools
+import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +15,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vitjax import checkpoint, trees
+from vitjax import checkpoint, loading, trees
 from vitjax.checkpoint import Checkpointer
-from vitjax.errors import UserError
+from vitjax.errors import RunError, UserError
 
 
 class State(NamedTuple):
@@ -28,7 +32,9 @@ TX = optax.chain(optax.clip_by_global_norm(1.0), optax.masked(optax.adamw(1e-2),
 
 def begin(width: int = 6) -> State:
     params = {"w": jax.random.normal(jax.random.key(0), (8, width)), "b": jnp.arange(3.0)}
-    extra = {"ema": jax.tree.map(lambda x: (x * 0.3).astype(jnp.bfloat16), params), "queue": jnp.arange(7)}
+    # The queue is long enough to lie outside of what the database itself has checksums of.
+    queue = jnp.arange(4000.0)
+    extra = {"ema": jax.tree.map(lambda x: (x * 0.3).astype(jnp.bfloat16), params), "queue": queue}
     return State(jnp.int32(0), params, TX.init(params), extra)
 
 
@@ -226,7 +232,7 @@ def test_failed_background_save_raises_at_the_next_call(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.ocp, "save_checkpointables_async", lambda *args, **kw: Failing())
         checkpointer.save(1, stepped(mesh_of(1), steps=1))
-    with pytest.raises(OSError, match=r"/1 could not be written: .*No space left"):
+    with pytest.raises(RunError, match=r"/1 could not be written: .*No space left"):
         checkpointer.save(2, stepped(mesh_of(1), steps=2))
     checkpointer.save(2, stepped(mesh_of(1), steps=2))
     checkpointer.close()
@@ -235,5 +241,274 @@ def test_failed_background_save_raises_at_the_next_call(tmp_path, monkeypatch):
 
 def test_directory_that_cannot_be_made_raises_at_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="could not be written"):
+    with pytest.raises(RunError, match="could not be written.*no earlier one stands"):
         Checkpointer(tmp_path / "file" / "checkpoints").save(1, stepped(mesh_of(1), steps=1))
+
+
+def two_steps(directory, **settings):
+    """The states of a run with the checkpoints 1 and 2, by step."""
+    mesh = mesh_of(1)
+    states = {step: stepped(mesh, steps=step) for step in (1, 2)}
+    with Checkpointer(directory, keep=0, **settings) as checkpointer:
+        for step, state in states.items():
+            checkpointer.save(step, state)
+    return states
+
+
+def newest(directory, said=None):
+    """What a restart finds: (state, step), or None."""
+    say = (lambda text: None) if said is None else said.append
+    return Checkpointer(directory, say=say).restore_newest(abstract(mesh_of(1)))
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def flip(folder, array, bit=9):
+    """Changes one bit of `array` where it lies in the files of a checkpoint; a function that changes it back."""
+    for path in files_of(folder):
+        data, wanted = bytearray(path.read_bytes()), np.asarray(array).tobytes()
+        at = data.find(wanted)
+        if at >= 0:
+            data[at + bit // 8] ^= 1 << bit % 8
+            whole = path.read_bytes()
+            path.write_bytes(data)
+            return lambda: path.write_bytes(whole)
+    raise AssertionError("the array is not there")
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return tmp_path, two_steps(tmp_path)
+
+
+def test_any_flipped_byte_is_caught_and_the_run_falls_back(tmp_path):
+    states = two_steps(tmp_path)
+    whole = {path: path.read_bytes() for path in files_of(tmp_path / "2")}
+    arrays = [states[2].params["w"], states[2].extra["queue"]]
+    rng, caught = np.random.default_rng(0), 0
+    for trial in range(64):
+        if trial % 2:
+            array = arrays[trial // 2 % 2]
+            mend = flip(tmp_path / "2", array, int(rng.integers(8 * array.nbytes)))
+        else:
+            path = rng.choice([path for path in whole if whole[path]])
+            data, at = bytearray(whole[path]), rng.integers(len(whole[path]))
+            data[at] ^= 1 << int(rng.integers(8))
+            path.write_bytes(data)
+            mend = functools.partial(path.write_bytes, whole[path])
+        state, step = newest(tmp_path)
+        assert_same_bits(state, states[step])  # never a wrong number, whichever step it is
+        assert step == 1 or not trial % 2  # a byte that means nothing may change
+        caught += step == 1
+        aside = list(tmp_path.glob("*.damaged*"))
+        assert len(aside) == (step == 1)
+        for folder in aside:
+            folder.rename(tmp_path / "2")
+        mend()
+    assert caught > 40
+    assert newest(tmp_path)[1] == 2
+
+
+def test_a_flipped_bit_of_a_weight_is_named(pair):
+    directory, states = pair
+    flip(directory / "2", states[2].extra["queue"])
+    said = []
+    state, step = newest(directory, said)
+    assert step == 1 and len(said) == 1
+    assert "/2 is passed over: " in said[0] and "checksum" in said[0] and "it is 2.damaged now" in said[0]
+    with pytest.raises(UserError, match=r"1 of 8 arrays differ.*: extra/queue"):
+        (directory / "2.damaged").rename(directory / "2")
+        Checkpointer(directory).restore(abstract(mesh_of(1)), step=2)
+
+
+def test_truncated_missing_and_empty_files_are_passed_over(tmp_path):
+    states = two_steps(tmp_path)
+    whole = {path: path.read_bytes() for path in files_of(tmp_path / "2")}
+    needed = [path for path in whole if path.name.startswith(("_METADATA", "manifest")) or len(whole[path]) > 500]
+    assert len(needed) > 6
+    for path in needed:
+        for damage in (path.unlink, lambda p=path: p.write_bytes(whole[p][: len(whole[p]) // 2])):
+            damage()
+            state, step = newest(tmp_path)
+            assert_same_bits(state, states[step])
+            if step == 1:
+                (tmp_path / "2.damaged").rename(tmp_path / "2")
+            path.write_bytes(whole[path])
+    (tmp_path / "2" / "_CHECKPOINT_METADATA").write_text("{}")
+    said = []
+    assert newest(tmp_path, said)[1] == 1
+    assert "not written to its end" in said[0]
+
+
+def test_changed_metadata_are_damage_and_not_another_model(pair):
+    directory, _ = pair
+    file = directory / "2" / "_CHECKPOINT_METADATA"
+    file.write_text(file.read_text().replace('"float32"', '"float16"', 1))
+    said = []
+    assert newest(directory, said)[1] == 1
+    assert "metadata are not what was written" in said[0]
+
+
+def test_a_damaged_name_is_never_taken_twice(pair):
+    directory, _ = pair
+    (directory / "2.damaged").mkdir()
+    (directory / "2" / "_CHECKPOINT_METADATA").unlink()
+    assert newest(directory)[1] == 1
+    assert (directory / "2.damaged.2" / "params").is_dir()
+
+
+def test_an_empty_folder_is_passed_over_and_stays(pair):
+    directory, _ = pair
+    (directory / "7").mkdir()
+    said = []
+    assert newest(directory, said)[1] == 2
+    assert "/7 is passed over" in said[0] and (directory / "7").is_dir()
+
+
+def test_no_readable_checkpoint_never_starts_from_zero(pair):
+    directory, _ = pair
+    for step in (1, 2):
+        (directory / str(step) / "params" / "manifest.ocdbt").write_bytes(b"")
+    for _ in range(2):  # the second time, everything has been set aside
+        with pytest.raises(UserError, match=r"none of the checkpoints.*another --workdir.*remove.*damaged"):
+            newest(directory)
+
+
+def test_other_models_and_formats_never_fall_back(pair):
+    directory, _ = pair
+    with pytest.raises(UserError, match="another model"):
+        Checkpointer(directory).restore_newest(abstract(mesh_of(1), width=5))
+    file = directory / "2" / "_CHECKPOINT_METADATA"
+    meta = json.loads(file.read_text())
+    for number in (1, 3):
+        facts = {k: v for k, v in meta["custom_metadata"].items() if k != "crc"} | {"format": number}
+        file.write_text(json.dumps(meta | {"custom_metadata": facts}))
+        with pytest.raises(UserError, match=f"/2 has format {number}.*reads format 2.*another --workdir"):
+            newest(directory)
+    assert (directory / "2").is_dir()
+
+
+def test_a_machine_without_memory_is_not_a_damaged_checkpoint(pair, monkeypatch):
+    directory, _ = pair
+
+    def full(*_):
+        raise MemoryError("4 GB")
+
+    monkeypatch.setattr(loading.ocp, "load_checkpointables", full)
+    with pytest.raises(RunError, match="could not be read now.*4 GB"):
+        newest(directory)
+    assert (directory / "2").is_dir()
+
+
+def test_nothing_saved_is_a_fresh_start_and_debris_is_named(tmp_path):
+    said = []
+    assert newest(tmp_path / "none", said) is None and not said
+    (tmp_path / "1.orbax-checkpoint-tmp").mkdir()
+    assert newest(tmp_path, said) is None
+    assert "never finished" in said[0] and len(said) == 1
+
+
+def test_a_restored_step_is_not_saved_again(pair):
+    directory, states = pair
+    checkpointer = Checkpointer(directory)
+    state, step = checkpointer.restore_newest(abstract(mesh_of(1)))
+    before = (directory / "2" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
+    checkpointer.save(step, state)
+    checkpointer.close()
+    assert (directory / "2" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == before
+
+
+def test_readers_pass_over_damage_and_change_nothing(tmp_path, capsys):
+    states = two_steps(tmp_path / "checkpoints")
+    flip(tmp_path / "checkpoints" / "2", states[2].extra["queue"])
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    read = checkpoint.read_state(tmp_path, jax.eval_shape(begin))
+    assert_same_bits((read.step, read.params), (states[1].step, states[1].params))
+    flat = checkpoint.read_variables(tmp_path)
+    assert flat["params/w"].tobytes() == np.asarray(states[1].params["w"]).tobytes()
+    assert capsys.readouterr().err.count("2 is passed over") == 2
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
+    with pytest.raises(UserError, match="differ from what was saved"):
+        checkpoint.read_variables(tmp_path, step=2)
+
+
+def test_a_failed_save_harms_nothing_older(pair, monkeypatch):
+    """The disk is full: orbax has written a part, and its thread raises."""
+    directory, _ = pair
+
+    class Failing:
+        def result(self):
+            raise ValueError("Failed") from OSError(28, "No space left on device")
+
+    def fail(folder, *_, **__):
+        (folder.parent / f"{folder.name}.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+        return Failing()
+
+    checkpointer = Checkpointer(directory, keep=1)
+    state, _ = checkpointer.restore_newest(abstract(mesh_of(1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.ocp, "save_checkpointables_async", fail)
+        checkpointer.save(3, advance(state))
+        message = r"/3 could not be written: OSError.*No space left.*/2 stands.*[Mm]ake room.*same command"
+        with pytest.raises(RunError, match=message):
+            checkpointer.wait()
+    assert sorted(path.name for path in directory.iterdir()) == ["1", "2"]
+    checkpointer.save(3, advance(state))
+    checkpointer.close()
+    assert sorted(path.name for path in directory.iterdir()) == ["3"]
+
+
+def test_best_and_round_steps_stay_and_are_known_after_a_restart(tmp_path):
+    scores = {}
+    settings = dict(keep=1, keep_every_steps=4, keep_best_mode="min", scores=lambda: scores)
+    state = stepped(mesh_of(1), steps=0)
+    for steps in (range(1, 4), range(4, 8)):
+        with Checkpointer(tmp_path, **settings) as checkpointer:
+            for step in steps:
+                state = advance(state)
+                checkpointer.save(step, state)
+                scores[step] = abs(step - 2.0)  # known only after the save was begun
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4", "7"]
+    with pytest.raises(UserError, match=r"keep_best_mode='least'.*'max' or 'min'"):
+        Checkpointer(tmp_path, keep_best_mode="least")
+
+
+KILLED = """
+import sys, jax, jax.numpy as jnp
+from typing import Any, NamedTuple
+from vitjax.checkpoint import Checkpointer
+class State(NamedTuple):
+    step: Any
+    params: Any
+    opt: Any
+    extra: Any
+def state(step):
+    return State(jnp.int32(step), {f'w{i}': jnp.full((2**19,), 1.0 * step) for i in range(40)}, (), {})
+checkpointer = Checkpointer(sys.argv[1], keep=1)
+checkpointer.save(1, state(1))
+checkpointer.wait()
+for step in range(2, 1000):
+    print(step, flush=True)
+    checkpointer.save(step, state(step))
+"""
+
+
+def test_a_kill_during_a_save_leaves_a_checkpoint_that_can_be_read(tmp_path):
+    shapes = {f"w{i}": jax.ShapeDtypeStruct((2**19,), jnp.float32) for i in range(40)}
+    wanted = State(jax.ShapeDtypeStruct((), jnp.int32), shapes, (), {})
+    unfinished = 0
+    for delay_s in (0.0, 0.15):
+        with subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], stdout=subprocess.PIPE) as process:
+            begun = int(process.stdout.readline())
+            while not list(tmp_path.glob(f"{begun}.orbax*")) and not (tmp_path / str(begun)).exists():
+                time.sleep(0.001)
+            time.sleep(delay_s)
+            process.kill()
+        unfinished += len(list(tmp_path.glob("*.orbax*")))
+        state, step = Checkpointer(tmp_path).restore_newest(wanted)
+        assert step >= 1 and all(float(x.min()) == float(x.max()) == step for x in state.params.values())
+        for path in tmp_path.iterdir():
+            shutil.rmtree(path)
+    assert unfinished

@@ -76,6 +76,52 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted():
     assert run(toys.stateful(), steps=3, batches=batches)[1]["skipped"] == 0.0
 
 
+@pytest.mark.parametrize("row", [0, 5, 10, 15])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("make", [toys.stateful, toys.game])
+def test_one_picture_in_any_micro_batch_or_move_refuses_the_whole_update(make, value, row):
+    objective = make(accum=2, tx=optax.adam(0.05))
+    good = [toys.batch_of(16, seed=i) for i in range(2)]
+    bad = {**good[1], "x": good[1]["x"].at[row, 2].set(value)}
+    before, _ = run(objective, steps=1, batches=good)
+    after, metrics = run(objective, steps=2, batches=[good[0], bad])
+    assert int(after.step) == 2 and metrics["skipped"] == 1.0
+    assert_close(before._replace(step=0), after._replace(step=0), 0)
+
+
+@pytest.mark.parametrize("wrong", [np.inf, np.nan])
+@pytest.mark.parametrize("leaf", ["a", "b", "c"])
+def test_a_gradient_that_is_not_finite_in_any_leaf_is_refused_though_the_loss_is_finite(leaf, wrong):
+    @jax.custom_gradient
+    def breaks(x):
+        return x, lambda g: jnp.full_like(g, wrong)
+
+    def loss(params, extra, batch, key, step):
+        params = {name: breaks(p) if name == leaf else p for name, p in params.items()}
+        return sum(jnp.sum(p**2) for p in params.values()) + jnp.mean(batch["x"]), Output(extra, {})
+
+    shapes = {"a": (3, 4), "b": (), "c": (5,)}
+    objective = from_loss(
+        init=lambda key, batch: {"params": {name: jnp.ones(shape) for name, shape in shapes.items()}},
+        loss=loss, tx=optax.adam(0.1), export=lambda s: s.params, predict={},
+    )  # fmt: skip
+    state, metrics = run(objective, steps=1)
+    assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 1.0
+    assert all((leaf == 1).all() for leaf in state.params.values())
+
+
+def test_the_choice_costs_no_copy_of_what_the_step_does_not_touch():
+    frozen = {"params": {"w": jnp.ones(())}, "frozen": {"big": jnp.ones((64, 64))}}
+    objective = from_loss(
+        init=lambda key, batch: frozen,
+        loss=lambda params, extra, *_: (params["w"] * jnp.sum(extra["frozen"]["big"]), Output(extra, {})),
+        tx=optax.sgd(0.1), export=lambda s: s.params, predict={},
+    )  # fmt: skip
+    state = objective.init(jax.random.key(0), toys.batch_of(4))
+    jaxpr = str(jax.make_jaxpr(objective.update)(state, toys.batch_of(4), jax.random.key(0)))
+    assert "f32[] = select_n" in jaxpr and "f32[64,64] = select_n" not in jaxpr
+
+
 def test_one_device_equals_eight():
     mesh = sharding.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
     single, _ = run(toys.stateful(accum=2))

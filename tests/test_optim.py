@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from vitjax import models, optim, trees
 from vitjax.errors import UserError
+from vitjax.objective import Output, Player, from_loss, from_players
 
 RUN = SimpleNamespace(total_steps=1000, steps_per_epoch=25.0, batch_size=256)
 
@@ -39,13 +40,13 @@ def descend(tx, params, grads):
     """The parameters after each of `grads`, in one compiled step."""
 
     @jax.jit
-    def step(params, state, grad):
-        updates, state = tx.update(grad, state, params)
+    def step(params, state, grad, number):
+        updates, state = tx.update(grad, state, params, step=number)
         return optax.apply_updates(params, updates), state
 
     state, out = jax.jit(tx.init)(params), []
-    for grad in grads:
-        params, state = step(params, state, grad)
+    for number, grad in enumerate(grads):
+        params, state = step(params, state, grad, number)
         out.append(params)
     return out
 
@@ -214,6 +215,54 @@ def test_clipping_bounds_the_norm_of_all_or_of_each():
     assert float(optax.tree.norm(moved["global"])) == pytest.approx(1.0)
     np.testing.assert_allclose(moved["per_tensor"]["a"], -0.5, rtol=1e-6)
     np.testing.assert_allclose(moved["per_tensor"]["b"], -0.1, rtol=1e-6)
+
+
+def along_x(tx, rate, game):
+    """An objective whose gradient is the batch's x, which its parameters therefore follow."""
+
+    def loss(params, extra, batch, key, step):
+        params = params["me"] if game else params
+        return sum(jnp.sum(p) for p in jax.tree.leaves(params)) * batch["x"][0], Output(extra, {})
+
+    start = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
+    how = dict(export=lambda state: state.params, predict={})
+    if game:
+        players = [Player("me", loss, tx)]
+        return from_players(init=lambda *_: {"params": {"me": start}}, players=players, **how)
+    return from_loss(init=lambda *_: {"params": start}, loss=loss, tx=tx, rate=rate, **how)
+
+
+@pytest.mark.parametrize("game", [False, True])
+@pytest.mark.parametrize("wrap", ["plain", "masked", "partition", "chain"])
+def test_after_refused_updates_the_applied_rate_is_that_of_the_step(wrap, game):
+    tx, rate = optim.make(config_of("sgd", momentum=0.0, schedule="cosine", warmup_steps=4), RUN)
+    if wrap == "masked":
+        tx = optax.masked(tx, {"w": True, "b": True})
+    elif wrap == "partition":
+        tx = optax.partition({"one": tx, "two": optim.make(config_of("sgd", momentum=0.0, schedule="cosine",
+            warmup_steps=4), RUN)[0]}, {"w": "one", "b": "two"})  # fmt: skip
+    elif wrap == "chain":
+        tx = optax.chain(optax.clip(10.0), tx)
+    objective = along_x(tx, rate, game)
+    state = jax.jit(objective.init)(jax.random.key(0), {})
+    update = jax.jit(objective.update)
+    for step in range(7):
+        x = np.nan if step in (1, 2, 4) else 1.0
+        before = jax.device_get(trees.flatten(state.params))
+        state, metrics = update(state, {"x": jnp.full(2, x), "row": jnp.arange(2)}, jax.random.key(0))
+        applied = 0.0 if np.isnan(x) else float(rate(step))
+        for path, after in trees.flatten(state.params).items():
+            np.testing.assert_allclose(before[path] - after, applied, atol=1e-7, err_msg=f"{path}, {step}")
+        assert game or metrics["learning_rate"] == rate(step)
+    assert rate(6) != rate(3), "a rate that lags would not show"
+
+
+def test_no_optimiser_counts_the_steps_of_its_schedule():
+    params = {"w": np.ones((2, 2), np.float32)}
+    for name, counts in (("adamw", 1), ("lars", 0), ("sgd", 0)):  # Adam's count is of its bias correction
+        tx, _ = optim.make(config_of(name, schedule="cosine", warmup_steps=2), RUN)
+        whole = [x for x in jax.tree.leaves(tx.init(params)) if jnp.issubdtype(x.dtype, jnp.integer)]
+        assert len(whole) == counts, name
 
 
 SETTINGS = {

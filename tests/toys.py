@@ -57,7 +57,7 @@ def stateful(accum: int = 1, tx=None):
     )  # fmt: skip
 
 
-def game(accum: int = 1):
+def game(accum: int = 1, tx=None):
     """A 2:1 game: a critic that separates real from made numbers twice a round, a maker that moves once."""
 
     def init(key, batch):
@@ -75,7 +75,8 @@ def game(accum: int = 1):
     def after(params, extra, step):
         return params, {**extra, "ema": 0.5 * extra["ema"] + 0.5 * params["maker"]["shift"]}
 
-    players = [Player("critic", critic, optax.sgd(0.3), steps=2), Player("maker", maker, optax.sgd(0.3))]
+    tx = optax.sgd(0.3) if tx is None else tx
+    players = [Player("critic", critic, tx, steps=2), Player("maker", maker, tx)]
     return from_players(
         init=init,
         players=players,

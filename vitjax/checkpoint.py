@@ -2,35 +2,38 @@
 
 Each item is a plain nested dict of named arrays: no class of ours or of optax is on the disk, so that
 anything that reads orbax can read a run, and other versions of the libraries still can. What was saved (step,
-shapes, types) stands as JSON in the checkpoint's own metadata, so that a checkpoint of another model is
-refused before a byte of it is read. Saving is asynchronous and atomic: a step's folder has its name only when
-all of it is written.
+shapes, types, a checksum of each array) stands as JSON in the checkpoint's own metadata, so that a checkpoint
+of another model is refused before a byte of it is read, and a byte that changed is found. Saving is
+asynchronous and atomic: a step's folder has its name only when all of it is written.
+
+`vitjax.stored` knows what lies on the disk, `vitjax.loading` reads arrays.
 """
 
+import functools
+import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from vitjax import trees
-from vitjax.errors import UserError
+from vitjax import checksums, loading, retention, stored, trees
+from vitjax.errors import RunError, UserError
+from vitjax.loading import read_state, read_variables
+from vitjax.stored import FOLDER, ITEMS, Damaged, complete_steps, latest_step
 
-FOLDER = "checkpoints"
-ITEMS = ("params", "extra", "opt")
-FORMAT = 1
-_REMOVED = ".removed"
-_UNFINISHED = "*.orbax-checkpoint-tmp*"
-_SHOWN = 5
+__all__ = ["FOLDER", "ITEMS", "Checkpointer", "complete_steps", "latest_step", "read_state", "read_variables"]
 
 Tree = Any
 Flat = dict[str, Any]
+T = TypeVar("T")
 
 
 class Checkpointer:
@@ -40,24 +43,44 @@ class Checkpointer:
     make the same calls in the same order.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2):
+    def __init__(
+        self,
+        directory: str | Path,
+        keep: int = 2,
+        *,
+        keep_every_steps: int = 0,
+        keep_best_mode: str = "max",
+        scores: Callable[[], Mapping[int, float]] = dict,
+        say: Callable[[str], None] = print,
+    ):
         """
         Args:
           directory: the folder of all steps, DIR/checkpoints.
           keep: how many of the newest checkpoints stay; 0 keeps all.
+          keep_every_steps: checkpoints of multiples of it stay for good; 0 for none.
+          keep_best_mode: 'max' or 'min': which of `scores` is the best.
+          scores: step -> metric, asked whenever checkpoints are removed; the best one stays.
+          say: gets a line about whatever is passed over, on the first process.
         """
+        retention.check(keep_best_mode)
         self._directory = epath.Path(directory).absolute()
-        self._keep = keep
+        self._kept = functools.partial(
+            retention.kept, keep=keep, every_steps=keep_every_steps, mode=keep_best_mode
+        )
+        self._scores = scores
+        self._say = say if jax.process_index() == 0 else lambda text: None
         self._writing: tuple[int, Any] | None = None
         self._last: int | None = None
+        self._swept = False
+        self._removing: threading.Thread | None = None
 
     def save(self, step: int, state: Tree) -> None:
         """Copies `state` to the host and goes on writing it in the background; the next step may donate it.
 
-        A step that was just saved is not saved again; an older folder of the same step is replaced.
+        A step that was just saved or restored is not saved again; an older folder of the same step is replaced.
 
         Raises:
-          OSError: this save could not start, or the one before it failed.
+          RunError: this save could not start, or the one before it failed.
           ValueError: `step` is not the state's own.
         """
         self.wait()
@@ -65,40 +88,45 @@ class Checkpointer:
             return
         if int(state.step) != step:
             raise ValueError(f"save({step}, state): the state is that of step {int(state.step)}")
-        if self._last is None:
-            self._sweep()
         flat = {name: trees.flatten(getattr(state, name)) for name in ITEMS}
+        paths, sums = checksums.of_tree({name: getattr(state, name) for name in ITEMS})
         items = {name: trees.unflatten(leaves) for name, leaves in flat.items() if leaves}
-        meta = {"format": FORMAT, "step": step, "shapes": {name: _shapes(x) for name, x in flat.items()}}
-        folder = self._directory / str(step)
+        shapes = {name: loading.shapes(leaves) for name, leaves in flat.items()}
+        meta = stored.sealed(step, shapes, dict(zip(paths, np.asarray(sums).tolist(), strict=True)))
+        folder = stored.at(self._directory, step)
         try:
+            self._make_room(folder)
             with _context():
-                response = ocp.save_checkpointables_async(
-                    folder, items, overwrite=folder.exists(), custom_metadata=meta
-                )
+                # `overwrite` only because orbax asks every process, and the first one has just made room.
+                response = ocp.save_checkpointables_async(folder, items, overwrite=True, custom_metadata=meta)
         except Exception as error:
-            raise _failed(folder, error) from error
+            raise self._failed(folder, error) from error
         self._writing = step, response
 
     def wait(self) -> None:
         """Returns when the last save is on the disk.
 
         Raises:
-          OSError: it could not be written.
+          RunError: it could not be written.
         """
         if self._writing is None:
             return
         (step, response), self._writing = self._writing, None
+        folder = stored.at(self._directory, step)
         try:
             response.result()
+            if jax.process_index() == 0:
+                stored.read_meta(folder)
         except Exception as error:
-            raise _failed(self._directory / str(step), error) from error
+            raise self._failed(folder, error) from error
         self._last = step
+        self._join()
         self._prune()
 
     def close(self) -> None:
-        """Waits for the last save."""
+        """Waits for the last save, and until what it made superfluous is gone."""
         self.wait()
+        self._join()
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -122,177 +150,115 @@ class Checkpointer:
           UserError: there is no such checkpoint, it is of another model, or it cannot be read.
         """
         self.wait()
-        folder = _folder(self._directory, step)
-        meta = _meta(folder)
-        flat = {name: trees.flatten(getattr(abstract_state, name)) for name in ITEMS}
-        _refuse_other_model(folder, meta["shapes"], {name: _shapes(x) for name, x in flat.items()})
-        loaded = _load(folder, {name: _placed(leaves) for name, leaves in flat.items()})
-        filled = {name: _fill(getattr(abstract_state, name), loaded[name]) for name in ITEMS}
-        leaf = abstract_state.step
-        number = np.asarray(meta["step"], leaf.dtype)
-        filled["step"] = jax.make_array_from_callback((), _sharding(leaf), lambda _: number)
-        return _owned(abstract_state._replace(**filled))
+        return self._restored(stored.complete(self._directory, step), abstract_state)
+
+    def restore_newest(self, abstract_state: Tree) -> tuple[Tree, int] | None:
+        """The newest state that can be read, and its step; None where no checkpoint was ever finished.
+
+        One that is damaged is named, renamed to <step>.damaged, and the one before it is tried. All
+        processes take the same one.
+
+        Raises:
+          UserError: one is of another model or of another version's format, or there are some and none can be
+            read: starting from zero would lose them silently.
+        """
+        self.wait()
+        steps, lost, unfinished = self._listed()
+        for step in reversed(steps):
+            folder = stored.at(self._directory, step)
+            try:
+                return self._restored(folder, abstract_state), step
+            except Damaged as error:
+                self._pass_over(folder, error)
+        if steps or lost:
+            raise UserError(
+                f"none of the checkpoints in {self._directory} can be read; to begin anew, give another --workdir "
+                "or remove that folder; to try one again, give it back its name (from <step>.damaged to <step>)"
+            )
+        if unfinished:
+            self._say(f"{self._directory} holds only a first save that was never finished: beginning anew.")
+        return None
+
+    def _restored(self, folder: epath.Path, abstract_state: Tree) -> Tree:
+        """The state in `folder`, the same everywhere or an error everywhere."""
+        meta, loaded = _everywhere(folder, lambda: _load(folder, abstract_state))
+        owned, sums = _owned(loaded)
+        loading.refuse_damaged(folder, meta.sums, sums)
+        filled = {name: loading.fill(getattr(abstract_state, name), loading.part(owned, name)) for name in ITEMS}
+        self._last = meta.step
+        return abstract_state._replace(step=_number(meta.step, abstract_state.step), **filled)
+
+    def _listed(self) -> tuple[list[int], int, int]:
+        """As the first process sees it: the steps that have folders, and how many were set aside and never finished."""
+        lost = [x for mark in (stored.DAMAGED, stored.REMOVED) for x in stored.marked(self._directory, mark)]
+        unfinished = stored.unfinished(self._directory)
+        seen = [len(lost), len(unfinished), *stored.numbered(self._directory)]
+        first, second, *steps = _from_first_process(seen)
+        return steps, first, second
+
+    def _pass_over(self, folder: epath.Path, error: Damaged) -> None:
+        """Says why, and takes a damaged checkpoint out of the way; an empty folder may be written over."""
+        if jax.process_index():
+            return
+        aside = ""
+        if folder.exists() and any(folder.iterdir()):
+            try:
+                aside = f"; it is {stored.move_aside(folder).name} now"
+            except OSError as refused:
+                aside = f"; it could not be renamed: {refused}"
+        self._say(f"{folder} is passed over: {error.cause}{aside}")
+
+    def _make_room(self, folder: epath.Path) -> None:
+        """Takes a folder in the way of this save aside, and removes what killed processes left half written."""
+        self._join()
+        if jax.process_index():
+            return
+        if not self._swept:
+            self._swept = True
+            _remove(stored.unfinished(self._directory))
+        if folder.exists():
+            _remove([folder.with_name(folder.name + stored.REMOVED)])
+            stored.retire(folder)
 
     def _prune(self) -> None:
-        """Removes what is older than the newest `keep` checkpoints."""
-        if self._keep and jax.process_index() == 0:
-            for step in complete_steps(self._directory)[: -self._keep]:
-                folder = self._directory / str(step)
-                # A kill in the middle of a removal must not leave half a folder under a checkpoint's name.
-                _remove(folder.rename(folder.with_name(folder.name + _REMOVED)))
+        """Removes, in the background, what retention lets go: the save before this is written and was read back."""
+        if jax.process_index():
+            return
+        steps = complete_steps(self._directory)
+        stay = self._kept(steps, scores=self._scores())
+        try:
+            retired = [stored.retire(stored.at(self._directory, step)) for step in sorted(set(steps) - stay)]
+        except OSError as error:
+            self._say(f"an old checkpoint could not be removed: {error}")
+            return
+        left = {*retired, *stored.marked(self._directory, stored.REMOVED)}
+        self._removing = threading.Thread(target=_remove, args=(sorted(left),))
+        self._removing.start()
 
-    def _sweep(self) -> None:
-        """Removes what killed processes left half written or half removed."""
-        if jax.process_index() == 0 and self._directory.exists():
-            for pattern in (_UNFINISHED, "*" + _REMOVED):
-                for folder in self._directory.glob(pattern):
-                    _remove(folder)
+    def _join(self) -> None:
+        """Waits for removals that are going on."""
+        if self._removing is not None:
+            self._removing.join()
 
-
-def complete_steps(directory: str | Path) -> list[int]:
-    """The steps whose checkpoints are all there, oldest first."""
-    folders = (epath.Path(directory).absolute() / str(step) for step in _numbered(directory))
-    return [int(folder.name) for folder in folders if _is_complete(folder)]
-
-
-def latest_step(directory: str | Path) -> int | None:
-    """The newest step whose checkpoint is all there, or None; a line in the log for each one passed over."""
-    for step in reversed(_numbered(directory)):
-        folder = epath.Path(directory).absolute() / str(step)
-        if _is_complete(folder):
-            return step
-        logging.warning("%s is not a complete checkpoint: passed over", folder)
-    return None
-
-
-def read_variables(
-    run: str | Path, items: Iterable[str] = ("params", "extra"), step: int | None = None
-) -> dict[str, np.ndarray]:
-    """'params/...', 'extra/...' -> array on the host, whatever mesh the run in `run` was trained on.
-
-    Raises:
-      UserError: there is no such checkpoint, or it cannot be read.
-    """
-    folder = _folder(epath.Path(run) / FOLDER, step)
-    return _read(folder, _meta(folder), items)
-
-
-def read_state(run: str | Path, abstract_state: Tree, step: int | None = None) -> Tree:
-    """The weights of the run in `run` as a State to export, on the default device; its `opt` is empty.
-
-    The arrays are not committed to a device, so that they can be used beside arrays on any mesh.
-
-    Raises:
-      UserError: there is no such checkpoint, it is of another model, or it cannot be read.
-    """
-    folder = _folder(epath.Path(run) / FOLDER, step)
-    meta, items = _meta(folder), ("params", "extra")
-    wanted = {name: _shapes(trees.flatten(getattr(abstract_state, name))) for name in items}
-    _refuse_other_model(folder, {name: meta["shapes"][name] for name in items}, wanted)
-    flat = _read(folder, meta, items)
-    filled = {}
-    for name in items:
-        arrays = {path: jnp.asarray(flat[f"{name}/{path}"]) for path in wanted[name]}
-        filled[name] = _fill(getattr(abstract_state, name), arrays)
-    return abstract_state._replace(step=jnp.asarray(meta["step"], jnp.int32), opt=(), **filled)
-
-
-def _read(folder: epath.Path, meta: Mapping[str, Any], items: Iterable[str]) -> dict[str, np.ndarray]:
-    """'<item>/<path>' -> array on the host."""
-    on_host = jax.sharding.SingleDeviceSharding(_host_device())
-    wanted = {
-        name: {
-            path: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=on_host)
-            for path, (shape, dtype) in meta["shapes"][name].items()
-        }
-        for name in items
-    }
-    loaded = _load(folder, wanted)
-    return {f"{name}/{path}": np.asarray(x) for name, flat in loaded.items() for path, x in flat.items()}
-
-
-def _load(folder: epath.Path, wanted: Mapping[str, Flat]) -> dict[str, Flat]:
-    """Item -> path -> array, placed as `wanted` says."""
-    asked = {name: trees.unflatten(leaves) for name, leaves in wanted.items() if leaves}
-    try:
-        with _context():
-            loaded = ocp.load_checkpointables(folder, asked)
-    except Exception as error:
-        raise UserError(
-            f"the checkpoint {folder} cannot be read: {_root_cause(error)}; "
-            "move the folder away to go on from the one before it"
-        ) from error
-    return {name: trees.flatten(loaded[name]) if name in asked else {} for name in wanted}
-
-
-def _folder(directory: epath.Path, step: int | None) -> epath.Path:
-    """The folder of a complete checkpoint."""
-    found = latest_step(directory) if step is None else step
-    if found is None:
-        raise UserError(f"{directory} holds no complete checkpoint; give the --workdir of a run that saved")
-    folder = epath.Path(directory).absolute() / str(found)
-    if not _is_complete(folder):
-        have = ", ".join(map(str, complete_steps(directory))) or "none"
-        raise UserError(f"{folder} is not a complete checkpoint; {directory} holds those of steps {have}")
-    return folder
-
-
-def _numbered(directory: str | Path) -> list[int]:
-    """The steps that folders in `directory` are named for, ascending."""
-    directory = epath.Path(directory)
-    if not directory.exists():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
-
-
-def _is_complete(folder: epath.Path) -> bool:
-    """Whether orbax finished this folder and we wrote it; orbax takes an empty one, too, for finished."""
-    try:
-        return bool(any(folder.iterdir()) and _meta(folder))
-    except (OSError, UserError):
-        return False
-
-
-def _meta(folder: epath.Path) -> dict[str, Any]:
-    """What `save` noted: {'format', 'step', 'shapes': {item: {path: [shape, dtype]}}}."""
-    try:
-        found = ocp.checkpointables_metadata(folder)
-        meta = found.custom_metadata
-        if found.commit_timestamp_nsecs and meta and meta["format"] == FORMAT:
-            return meta
-        cause = "it was not written by this version of vitjax"
-    except Exception as error:
-        cause = _root_cause(error)
-    raise UserError(f"{folder} is not a complete checkpoint: {cause}")
-
-
-def _refuse_other_model(folder: epath.Path, saved: Mapping[str, Flat], wanted: Mapping[str, Flat]) -> None:
-    """Raises:
-    UserError: paths, shapes or types differ between the checkpoint and the model.
-    """
-    there = {f"{name}/{path}": _said(leaf) for name, flat in saved.items() for path, leaf in flat.items()}
-    here = {f"{name}/{path}": _said(leaf) for name, flat in wanted.items() for path, leaf in flat.items()}
-    differ = [path for path in sorted({**there, **here}) if there.get(path) != here.get(path)]
-    if differ:
-        shown = "; ".join(
-            f"{path}: {there.get(path, 'nothing')} there, {here.get(path, 'nothing')} here"
-            for path in differ[:_SHOWN]
-        )
-        more = f"; and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
-        raise UserError(
-            f"{folder}: this checkpoint is of another model: {shown}{more}; use another --workdir "
-            "or set config.init to start from its weights"
+    def _failed(self, folder: epath.Path, error: BaseException) -> RunError:
+        """What to raise; what the save left on the disk is removed."""
+        if jax.process_index() == 0:
+            _remove(path for path in stored.unfinished(self._directory) if path.name.split(".")[0] == folder.name)
+        newest = latest_step(self._directory)
+        stands = "no earlier one stands" if newest is None else f"{stored.at(self._directory, newest)} stands"
+        return RunError(
+            f"the checkpoint {folder} could not be written: {loading.root_cause(error)}; {stands}. Make room or "
+            "mend the cause, and the same command goes on from there"
         )
 
 
-def _said(leaf: Sequence[Any]) -> str:
-    shape, dtype = leaf
-    return f"{dtype}[{','.join(map(str, shape))}]"
-
-
-def _shapes(flat: Flat) -> dict[str, list]:
-    """Path -> [shape, dtype], as JSON has it."""
-    return {path: [list(np.shape(leaf)), str(jnp.dtype(leaf.dtype))] for path, leaf in flat.items()}
+def _load(folder: epath.Path, abstract_state: Tree) -> tuple[stored.Meta, Flat]:
+    """What the checkpoint says of itself, and 'item/path' -> array, placed as in `abstract_state`."""
+    meta = stored.read_meta(folder)
+    flat = {name: trees.flatten(getattr(abstract_state, name)) for name in ITEMS}
+    loading.refuse_other_model(folder, meta.shapes, {name: loading.shapes(x) for name, x in flat.items()})
+    loaded = loading.load(folder, {name: _placed(leaves) for name, leaves in flat.items()})
+    return meta, {f"{name}/{path}": x for name, leaves in loaded.items() for path, x in leaves.items()}
 
 
 def _placed(flat: Flat) -> Flat:
@@ -307,27 +273,68 @@ def _sharding(leaf: Any) -> jax.sharding.Sharding:
     return leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
-def _fill(abstract: Tree, flat: Flat) -> Tree:
-    """`abstract` with its leaves taken from `flat`."""
-    leaves = [flat[path] for path in trees.flatten(abstract)]
-    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+def _owned(flat: Flat) -> tuple[Flat, dict[str, int]]:
+    """The arrays in buffers that jax allocated itself, which the first step can donate, and their checksums.
 
-
-def _owned(state: Tree) -> Tree:
-    """`state` in buffers that jax allocated itself, which the first step can donate."""
-    shardings = jax.tree.map(lambda x: x.sharding, state)
-    copy = jax.jit(lambda x: jax.tree.map(jnp.copy, x), donate_argnums=0, out_shardings=shardings)
+    One leaf after another, so that no more than one is in memory twice.
+    """
+    owned, parts = {}, {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-        return copy(state)
+        for path, x in flat.items():
+            owned[path], parts[path] = _own(x.sharding)(x)
+    sums = np.asarray(checksums.combined(list(parts.values()))).tolist()
+    return owned, dict(zip(parts, sums, strict=True))
 
 
-def _host_device() -> jax.Device:
-    """The CPU, or the default device where jax was told to use nothing but an accelerator."""
+def _number(step: int, abstract: Any) -> jax.Array:
+    """`step` as the leaf of a State, in a buffer of jax's own."""
+    sharding, number = _sharding(abstract), np.asarray(step, abstract.dtype)
+    return _own(sharding)(jax.make_array_from_callback((), sharding, lambda _: number))[0]
+
+
+@functools.lru_cache
+def _own(sharding: jax.sharding.Sharding) -> Callable:
+    """A copy of an array and the parts of its checksum, both from one look at it."""
+
+    def own(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.copy(x), checksums.parts(x, sharding)
+
+    return jax.jit(own, donate_argnums=0, out_shardings=(sharding, None))
+
+
+def _everywhere(folder: epath.Path, act: Callable[[], T]) -> T:
+    """The result of `act`, if it succeeded in every process; if not, an error in each of them.
+
+    Raises:
+      Damaged: in some process it raised that, and nothing worse in any.
+      UserError, RunError: in some process it raised another error.
+    """
+    if jax.process_count() == 1:
+        return act()
+    result, error = None, None
     try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return jax.local_devices()[0]
+        result = act()
+    except Exception as caught:  # whatever it is, the other processes have to know
+        error = caught
+    mine = 0 if error is None else 1 if isinstance(error, Damaged) else 2
+    worst = int(multihost_utils.process_allgather(np.asarray(mine)).max())
+    if worst > mine:
+        text = "another process could not read its part of it"
+        raise Damaged(folder, text) if worst == 1 else RunError(f"{folder}: {text}")
+    if error is not None:
+        raise error
+    return result
+
+
+def _from_first_process(numbers: Sequence[int]) -> list[int]:
+    """The numbers that the first process holds, on every process."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    count = int(multihost_utils.broadcast_one_to_all(np.asarray(len(numbers), np.int32)))
+    mine = np.zeros(count, np.int32)
+    mine[: len(numbers)] = numbers[:count]
+    return multihost_utils.broadcast_one_to_all(mine).tolist()
 
 
 def _context() -> ocp.Context:
@@ -339,16 +346,10 @@ def _context() -> ocp.Context:
     return context
 
 
-def _remove(folder: epath.Path) -> None:
-    folder.rmtree(missing_ok=True)
-
-
-def _failed(folder: epath.Path, error: BaseException) -> OSError:
-    return OSError(f"the checkpoint {folder} could not be written: {_root_cause(error)}")
-
-
-def _root_cause(error: BaseException) -> str:
-    """The first exception of the chain: orbax wraps what happened in messages about its handlers."""
-    while cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
-        error = cause
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def _remove(folders: Iterable[epath.Path]) -> None:
+    """Removes folders; one that resists stays for the next attempt, which finds it by its name."""
+    for folder in folders:
+        try:
+            folder.rmtree(missing_ok=True)
+        except OSError as error:
+            logging.warning("%s could not be removed: %s", folder, error)

@@ -6,7 +6,7 @@ its surroundings. That is enough to build the objective again without the data, 
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
-from vitjax import checkpoint, names, trees
+from vitjax import checkpoint, names, sharding, trees
 from vitjax.config import Tracked
 from vitjax.data import pipeline
 from vitjax.errors import UserError
@@ -106,6 +107,26 @@ def _dtype(name: str) -> Any:
     return DTYPES[name]
 
 
+def train_loader(config: Any, source: Any, mesh: Mesh) -> Callable[..., pipeline.Batches]:
+    """(start_step, left_out) -> this process's part of the training batches from there on."""
+    data, augment = config.data, config.augment
+    settings = dict(
+        batch_size=config.batch_size,
+        rows=sharding.local_rows(mesh, config.batch_size),
+        seed=config.seed,
+        canvas_px=pipeline.canvas_px(data),
+        crop=data.crop,
+        size_px=data.size_px,
+        crop_area=augment.crop_area,
+        crop_aspect=augment.crop_aspect,
+        resize=data.resize,
+        workers=data.workers,
+    )
+    return lambda start_step, left_out: pipeline.train_batches(
+        source, start_step=start_step, left_out=left_out, **settings
+    )
+
+
 def to_json(experiment: Experiment) -> dict[str, Any]:
     """What `config.json` holds."""
     run = experiment.run
@@ -186,6 +207,11 @@ def read(path: str | Path, config: Tracked | None = None) -> Experiment:
     return build(config, Run(**run), opened(path))
 
 
+def read_dtype(path: str | Path) -> str:
+    """The type that a run computed in, whatever this machine's would be."""
+    return _read_file(path)["run"]["dtype"]
+
+
 def _read_file(path: str | Path) -> dict[str, Any]:
     """`config.json` of a run or an export."""
     file = opened(path) / FILE
@@ -198,16 +224,21 @@ def _read_file(path: str | Path) -> dict[str, Any]:
 
 
 def variables(experiment: Experiment) -> dict[str, Any]:
-    """The weights to evaluate or to hand on: of an export, or of a run's newest checkpoint."""
+    """The weights to evaluate or to hand on: of an export, or of a run's newest checkpoint that can be read."""
+    return variables_and_step(experiment)[0]
+
+
+def variables_and_step(experiment: Experiment) -> tuple[dict[str, Any], int]:
+    """`variables`, and the number of steps that they were trained for."""
     file = experiment.path / WEIGHTS
     if file.is_file():
         from safetensors.numpy import load, load_file
 
         flat = load(file.read_bytes()) if is_remote(file) else load_file(file)
         wanted = trees.flatten(jax.eval_shape(lambda: experiment.objective.export(fresh(experiment, 0))))
-        return trees.unflatten(trees.stack(flat, wanted))
+        return trees.unflatten(trees.stack(flat, wanted)), _read_file(experiment.path)["step"]
     state = checkpoint.read_state(experiment.path, abstract_state(experiment))
-    return experiment.objective.export(state)
+    return experiment.objective.export(state), int(state.step)
 
 
 def fresh(experiment: Experiment, seed: int, given: Mapping[str, Any] | None = None) -> Any:

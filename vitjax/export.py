@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import vitjax
-from vitjax import checkpoint, cli, experiment, model, model_card, trees
+from vitjax import cli, experiment, model, model_card, trees
 from vitjax.errors import UserError
 from vitjax.experiment import Experiment
 from vitjax.workdir import is_remote
@@ -43,21 +43,20 @@ def export(workdir: str | Path, out: str | Path, format: str = "vitjax") -> Path
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is there already; give a new directory, or remove it first")
     built = experiment.read(workdir)
-    variables = experiment.variables(built)
+    variables, step = experiment.variables_and_step(built)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     partial.mkdir()
     try:
-        FORMATS[format](built, variables, partial)
+        FORMATS[format](built, variables, step, partial)
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
-def write_vitjax(built: Experiment, variables: Any, folder: Path) -> None:
+def write_vitjax(built: Experiment, variables: Any, step: int, folder: Path) -> None:
     """Our own format: float32 under the names of single blocks, and all that `vitjax.load` needs."""
-    step = _step(built)
     flat = trees.unstack({path: np.asarray(x) for path, x in trees.flatten(variables).items()})
     save_file(
         {path: _stored(x) for path, x in flat.items()},
@@ -70,7 +69,7 @@ def write_vitjax(built: Experiment, variables: Any, folder: Path) -> None:
     _compare(model.Model(built, variables), model.load(folder))
 
 
-FORMATS: dict[str, Callable[[Experiment, Any, Path], None]] = {"vitjax": write_vitjax}
+FORMATS: dict[str, Callable[[Experiment, Any, int, Path], None]] = {"vitjax": write_vitjax}
 
 
 def _stored(x: np.ndarray) -> np.ndarray:
@@ -94,13 +93,6 @@ def _compare(run: model.Model, exported: model.Model) -> None:
                 f"the exported model's features differ from the run's by {difference:.2g} (batch of {count}; "
                 f"at most {TOLERANCE:g} is right); nothing was written"
             )
-
-
-def _step(built: Experiment) -> int:
-    """The step that the weights are from."""
-    if (built.path / experiment.WEIGHTS).is_file():
-        return json.loads((built.path / experiment.FILE).read_text())["step"]
-    return checkpoint.latest_step(built.path / checkpoint.FOLDER)
 
 
 def _config(built: Experiment, flat: Mapping[str, np.ndarray], step: int) -> dict[str, Any]:

@@ -44,6 +44,20 @@ class Event(NamedTuple):
 Hook = Callable[[Event], None]
 
 
+def step_key(seed: int, step: Any) -> jax.Array:
+    """The key of the step that follows `step` steps."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+
+
+def make_step(objective: Objective, seed: int) -> Callable:
+    """The training step (state, batch) -> (state, metrics), to be traced."""
+
+    def step(state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
+        return objective.update(state, batch, step_key(seed, state.step))
+
+    return step
+
+
 def trace_step(objective: Objective, run: Run, seed: int, mesh: Mesh, abstract: State) -> Any:
     """The traced training step (state, batch) -> (state, metrics): `.jaxpr` to look at, `.lower().compile()`.
 
@@ -52,17 +66,14 @@ def trace_step(objective: Objective, run: Run, seed: int, mesh: Mesh, abstract: 
     Args:
       abstract: the state's shapes and shardings, from `sharding.abstract`.
     """
-    run_key = jax.random.fold_in(jax.random.key(seed), 1)
     whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in run.batch_spec.items()
     }
 
-    def step(state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
-        return objective.update(state, batch, jax.random.fold_in(run_key, state.step))
-
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)).trace(abstract, batch)
+    step = jax.jit(make_step(objective, seed), donate_argnums=0, out_shardings=(shardings, whole))
+    return step.trace(abstract, batch)
 
 
 def train(
@@ -92,7 +103,7 @@ def train(
     """
     in_flight: collections.deque[Any] = collections.deque()
     fetch = _fetcher(batches, enter)
-    upcoming = fetch()
+    upcoming = fetch() if first_step < total_steps else None
     for number in range(first_step + 1, total_steps + 1):
         if upcoming is None:
             break

@@ -29,7 +29,9 @@ from vitjax import (
     lock,
     loop,
     multihost,
+    nonfinite,
     provenance,
+    retention,
     sharding,
     summary,
 )
@@ -55,7 +57,7 @@ class Plan(NamedTuple):
     source: Any
     splits: Splits
     evaluations: Mapping[str, Evaluation]
-    loader: Callable[[int], pipeline.Batches]
+    loader: Callable[[int, Sequence[int]], pipeline.Batches]
     log: Any
     saving: Any
     profile: Any
@@ -63,6 +65,7 @@ class Plan(NamedTuple):
     checkpointer: Checkpointer
     weights: Mapping[str, Any]
     changed: Mapping[str, str]
+    policy: nonfinite.Policy
 
 
 def main(argv: Sequence[str]) -> int:
@@ -135,15 +138,22 @@ def train(
         stack.enter_context(sharding.use(plan.mesh))
         stack.callback(plan.home.close)
         stack.callback(plan.checkpointer.close)
-        enter(RESTORING)
-        state = _begin(plan)
+        state = _begin(plan, enter)
         experiment.write_config(plan.built)
         provenance.record(plan.built.path, int(state.step), plan.changed)
         enter(COMPILING)
         traced = loop.trace_step(plan.built.objective, plan.built.run, plan.built.config.seed, plan.mesh, plan.abstract)
         flops_per_step = flops.count_jaxpr(traced.jaxpr)
         multihost.say(start_table(summary.facts(plan.built, plan.source, plan.mesh, state, flops_per_step)))
-        return _go(plan, _compiled(traced), flops_per_step, state, stop, enter)
+        step_fn, left_out = _compiled(traced), _left_out(plan)
+        while True:
+            try:
+                return _go(plan, step_fn, flops_per_step, state, left_out, stop, enter)
+            except nonfinite.Rewind as rewind:
+                multihost.say(str(rewind))
+                left_out = (*left_out, rewind.batch)
+            # Out here, where the exception no longer holds the state that it left.
+            state = _begin(plan, enter)
 
 
 def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequence[str], enter: Enter) -> Plan:
@@ -155,7 +165,14 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
     built = experiment.prepare(config, source, home.local)
     splits = Splits(config, mesh, on_batch=lambda: enter(EVALUATING))
     saving = SimpleNamespace(**config.checkpoint)
-    checkpointer = Checkpointer(home.path / checkpoint.FOLDER, keep=saving.keep)
+    checkpointer = Checkpointer(
+        home.path / checkpoint.FOLDER,
+        keep=saving.keep,
+        keep_every_steps=saving.keep_every_steps,
+        keep_best_mode=saving.keep_best_mode,
+        scores=lambda: retention.scores(home.local, saving.keep_best),
+        say=multihost.say,
+    )
     plan = Plan(
         home=home,
         built=built,
@@ -163,7 +180,7 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
         source=source,
         splits=splits,
         evaluations=prepare(built, splits),
-        loader=_train_loader(config, source, mesh),
+        loader=experiment.train_loader(config, source, mesh),
         log=SimpleNamespace(**config.log),
         saving=saving,
         profile=SimpleNamespace(**config.profile),
@@ -171,20 +188,34 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
         checkpointer=checkpointer,
         weights={} if checkpointer.latest_step() else experiment.given_weights(built),
         changed=experiment.changes(built, changed) if checkpointer.latest_step() else {},
+        policy=nonfinite.policy(config),
     )
     config.refuse_unread(given)
     return plan
 
 
-def _begin(plan: Plan) -> State:
-    """The state of the newest checkpoint, or that of step 0."""
-    if plan.checkpointer.latest_step():
-        return plan.checkpointer.restore(plan.abstract)
+def _begin(plan: Plan, enter: Enter) -> State:
+    """The state of the newest checkpoint that can be read, or that of step 0."""
+    enter(RESTORING)
+    restored = plan.checkpointer.restore_newest(plan.abstract)
+    if restored is not None:
+        return restored[0]
     return experiment.fresh_state(plan.built, plan.abstract, plan.weights)
 
 
+def _left_out(plan: Plan) -> tuple[int, ...]:
+    """The batches that the run goes without; the first process may be the only one that has the file."""
+    return tuple(multihost.from_all([] if jax.process_index() else list(nonfinite.read_left_out(plan.home.local))))
+
+
 def _go(
-    plan: Plan, step_fn: Callable, flops_per_step: float, state: State, stop: Callable[[], bool], enter: Enter
+    plan: Plan,
+    step_fn: Callable,
+    flops_per_step: float,
+    state: State,
+    left_out: Sequence[int],
+    stop: Callable[[], bool],
+    enter: Enter,
 ) -> bool:
     """Whether the run has all its steps, after training on from `state`."""
     first, total = int(state.step), plan.built.run.total_steps
@@ -209,11 +240,11 @@ def _go(
             state = loop.train(
                 step_fn,
                 state,
-                stack.enter_context(plan.loader(first)),
+                stack.enter_context(plan.loader(first, left_out)),
                 first_step=first,
                 total_steps=total,
                 mesh=plan.mesh,
-                hooks=[*_hooks(plan, writer, progress, enter), evaluate],
+                hooks=[*_hooks(plan, writer, progress, left_out, enter), evaluate],
                 stop=multihost.Agreement(stop, plan.mesh, lag=loop.IN_FLIGHT),
                 enter=enter,
             )
@@ -223,8 +254,10 @@ def _go(
         return int(state.step) == total
 
 
-def _hooks(plan: Plan, writer: MetricsWriter, progress: Progress, enter: Enter) -> list[loop.Hook]:
-    """What happens beside the steps, in this order; evaluations come after, and find their state saved."""
+def _hooks(
+    plan: Plan, writer: MetricsWriter, progress: Progress, left_out: Sequence[int], enter: Enter
+) -> list[loop.Hook]:
+    """What happens beside the steps, in this order: what is saved was found finite, and what is evaluated is saved."""
     built, log = plan.built, plan.log
     periods = [plan.saving.every_steps, *(e.every_steps for e in plan.evaluations.values())]
 
@@ -236,26 +269,11 @@ def _hooks(plan: Plan, writer: MetricsWriter, progress: Progress, enter: Enter) 
         hooks.log(writer, progress, log.every_steps),
         hooks.profile(built.path / "profile", plan.profile.start_step, plan.profile.steps),
         hooks.pictures(built, plan.splits, plan.mesh, writer, log.pictures_every_steps),
+        nonfinite.hook(
+            built.path, plan.source, progress, plan.policy, seed=built.config.seed, left_out=left_out, saves=saves
+        ),
         hooks.save(plan.checkpointer, writer, saves, enter, follow=plan.home.push),
     ]
-
-
-def _train_loader(config: Tracked, source: Any, mesh: Mesh) -> Callable[[int], pipeline.Batches]:
-    """start_step -> the batches from there on."""
-    data, augment = config.data, config.augment
-    settings = dict(
-        batch_size=config.batch_size,
-        rows=sharding.local_rows(mesh, config.batch_size),
-        seed=config.seed,
-        canvas_px=pipeline.canvas_px(data),
-        crop=data.crop,
-        size_px=data.size_px,
-        crop_area=augment.crop_area,
-        crop_aspect=augment.crop_aspect,
-        resize=data.resize,
-        workers=data.workers,
-    )
-    return lambda start_step: pipeline.train_batches(source, start_step=start_step, **settings)
 
 
 def _compiled(traced: Any) -> Callable:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from vitjax import sharding, trees
@@ -26,6 +27,8 @@ from vitjax.errors import UserError
 Tree = Any
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""]]
+
+GRADIENT = "gradient/"  # what the names of gradients in a traced step begin with
 
 
 class State(NamedTuple):
@@ -129,7 +132,7 @@ def from_loss(
     Args:
       init: (key, batch) -> {'params': ..., **collections}.
       loss: (params, extra, batch, key, step) -> (scalar, Output).
-      tx: the optimiser.
+      tx: the optimiser; one that takes extra arguments is told `step`, so that schedules need no count.
       views: (batch, key) -> batch; augmentation, inside the accumulation loop, so that the views of a
         micro-batch exist only while it is worked on.
       start: (variables) -> extra; EMA copies and empty queues, made once the weights are there.
@@ -155,7 +158,7 @@ def from_loss(
 
     def update(state: State, batch: Batch, key: Array) -> tuple[State, Metrics]:
         grads, extra, metrics = gradient(state.params, state.extra, batch, key, state.step)
-        params, opt, metrics = _descend(tx, grads, state.params, state.opt, metrics)
+        params, opt, metrics = _descend(tx, grads, state.params, state.opt, metrics, state.step)
         if rate is not None:
             metrics["learning_rate"] = rate(state.step)
         if after is not None:
@@ -207,7 +210,9 @@ def from_players(
             grads, extra, metrics = gradient(
                 mine, (others, state.extra), batches[i], jax.random.fold_in(key, i), state.step
             )
-            mine, opt, metrics = _descend(player.tx, grads, mine, state.opt[player.name], metrics)
+            mine, opt, metrics = _descend(
+                player.tx, grads, mine, state.opt[player.name], metrics, state.step, f"{player.name}/"
+            )
             state = State(
                 state.step, {**others, player.name: mine}, {**state.opt, player.name: opt}, extra[1]
             )
@@ -319,18 +324,35 @@ def _split(batch: Batch, parts: int, why: str) -> list[Batch]:
     ]
 
 
-def _descend(tx: optax.GradientTransformation, grads: Tree, params: Tree, opt: Tree, metrics: Metrics):
-    """One optimiser step: (params, opt, metrics with 'grad_norm')."""
-    metrics = dict(metrics, grad_norm=optax.tree.norm(grads))
-    updates, opt = tx.update(grads, opt, params)
+def _descend(
+    tx: optax.GradientTransformation,
+    grads: Tree,
+    params: Tree,
+    opt: Tree,
+    metrics: Metrics,
+    step: Array,
+    prefix: str = "",
+):
+    """One optimiser step: (params, opt, metrics with 'grad_norm').
+
+    Each gradient carries its name through the trace, at no cost in the compiled step, so that
+    `vitjax.replay` can look at the gradients of any method.
+    """
+    named = trees.map_with_path(lambda path, g: checkpoint_name(g, f"{GRADIENT}{prefix}{path}"), grads)
+    metrics = dict(metrics, grad_norm=optax.tree.norm(named))
+    updates, opt = optax.with_extra_args_support(tx).update(named, opt, params, step=step)
     return optax.apply_updates(params, updates), opt, metrics
 
 
 def _accept(metrics: Metrics, new: State, old: State) -> tuple[State, Metrics]:
-    """The new state if loss and gradients are finite, else the old one; `step` advances either way."""
+    """The new state if loss and gradients are finite, else the old one; `step` advances either way.
+
+    A norm over all leaves is finite only if each of them is, and an average over micro-batches or moves only
+    if each of these is. What the step does not touch (a frozen network) is passed on without a choice.
+    """
     watched = [value for name, value in metrics.items() if name.split("/")[-1] in ("loss", "grad_norm")]
     finite = jnp.all(jnp.isfinite(jnp.stack(watched)))
-    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    kept = jax.tree.map(lambda a, b: b if a is b else jnp.where(finite, a, b), new, old)
     return kept._replace(step=old.step + 1), dict(metrics, skipped=1.0 - finite)
 
 

@@ -29,10 +29,11 @@ _BLOCK = re.compile(r"^backbone/(?:.*/)?block_(\d+)/")
 _EMBEDDING = re.compile(r"^backbone/(patch|position|cls|cls_position|mask_token)(/|$)")
 
 
-def make(config: Any, run: Any) -> tuple[optax.GradientTransformation, Schedule]:
+def make(config: Any, run: Any) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
     """The optimiser of `config.optim`, and step -> learning rate.
 
-    The peak rate is base_lr * batch_size / base_batch, or base_lr itself where base_batch is 0.
+    `update` must be told the step: `tx.update(grads, opt, params, step=state.step)`. The peak rate is
+    base_lr * batch_size / base_batch, or base_lr itself where base_batch is 0.
 
     Raises:
       UserError: a name is not known or a number makes no sense.
@@ -47,7 +48,7 @@ def make(config: Any, run: Any) -> tuple[optax.GradientTransformation, Schedule]
 
     rules = {"adamw": _adamw, "lars": _lars, "sgd": _sgd}
     rule = rules[_choice("config.optim.name", settings.name, tuple(rules))]
-    parts = [*_clip(settings), *rule(settings, adapts, rate, _layer_rates(settings))]
+    parts = [*_clip(settings), *rule(settings, adapts, [*_layer_rates(settings), scale_by_rate(rate)])]
     return optax.chain(*parts), rate
 
 
@@ -118,6 +119,20 @@ def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: trees.map_with_path(clip, updates))
 
 
+def scale_by_rate(rate: Schedule) -> optax.GradientTransformationExtraArgs:
+    """Scales the updates by -rate(step), the step being told to `update`.
+
+    optax counts for itself in `scale_by_schedule`, and counts the accepted updates only: after a refused one
+    its rate would lag behind the one that is logged, and behind the run's length.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, step: Array, **_: Any) -> tuple[Any, Any]:
+        factor = -rate(step)
+        return jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
 def add_weight_decay(
     weight_decay: float, adapts: Callable[[str, int], float]
 ) -> optax.GradientTransformation:
@@ -152,41 +167,38 @@ def scale_by_layer_trust(
 Chain = Sequence[optax.GradientTransformation]
 
 
-def _adamw(settings: Any, adapts: Callable, rate: Schedule, layer_rates: Chain) -> Chain:
+def _adamw(settings: Any, adapts: Callable, rates: Chain) -> Chain:
     """AdamW: decay is decoupled, and multiplied by the rate (Loshchilov and Hutter, 2019)."""
     b1, b2 = _fraction("b1", settings.b1), _fraction("b2", settings.b2)
     decay = _positive("weight_decay", settings.weight_decay, or_zero=True)
     return [
         optax.scale_by_adam(b1, b2, _positive("eps", settings.eps, or_zero=True)),
         add_weight_decay(decay, adapts),
-        *layer_rates,
-        optax.scale_by_learning_rate(rate),
+        *rates,
     ]
 
 
-def _sgd(settings: Any, adapts: Callable, rate: Schedule, layer_rates: Chain) -> Chain:
+def _sgd(settings: Any, adapts: Callable, rates: Chain) -> Chain:
     """SGD with momentum, as torch has it: decay enters the velocity, the rate does not."""
     decay = _positive("weight_decay", settings.weight_decay, or_zero=True)
     return [
         add_weight_decay(decay, adapts),
         optax.trace(_fraction("momentum", settings.momentum), nesterov=settings.nesterov),
-        *layer_rates,
-        optax.scale_by_learning_rate(rate),
+        *rates,
     ]
 
 
-def _lars(settings: Any, adapts: Callable, rate: Schedule, layer_rates: Chain) -> Chain:
+def _lars(settings: Any, adapts: Callable, rates: Chain) -> Chain:
     """LARS in SimCLR's form, rate inside the velocity, or in BYOL's, MAE's and Barlow Twins's, outside.
 
     They differ as soon as the rate changes: inside, a new rate acts on what is added from then on.
     """
     form = _choice("config.optim.form", settings.form, LARS_FORMS)
     momentum = optax.trace(_fraction("momentum", settings.momentum))
-    scaled = [*layer_rates, optax.scale_by_learning_rate(rate)]
     return [
         add_weight_decay(_positive("weight_decay", settings.weight_decay, or_zero=True), adapts),
         scale_by_layer_trust(_positive("trust_coefficient", settings.trust_coefficient), adapts),
-        *([*scaled, momentum] if form == "simclr" else [momentum, *scaled]),
+        *([*rates, momentum] if form == "simclr" else [momentum, *rates]),
     ]
 
 

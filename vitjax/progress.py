@@ -24,7 +24,7 @@ BAR = 20
 class Progress:
     """Tells how far a run is, how fast, what slows it, and when it will be done; prints on process 0 only.
 
-    `bad_records` is shown once it is above zero; whoever counts them sets it.
+    `bad_records` and `refused` (updates) are shown once they are above zero; whoever counts them sets them.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Progress:
           stream: standard output by default.
         """
         self.bad_records = 0
+        self.refused = 0
         self._total = total_steps
         self._first = self._step = first_step
         self._batch_size = batch_size
@@ -148,6 +149,8 @@ class Progress:
             parts.append(f"MFU {100 * numbers['mfu']:.0f}%")
         if self.bad_records:
             parts.append(f"{self.bad_records:,} bad records")
+        if self.refused:
+            parts.append(f"{self.refused:,} updates refused")
         left = self.eta_s()
         if left is not None:
             parts.append(f"{duration(left)} to go")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitjax.data import pipeline
-from vitjax.data.batches import order
+from vitjax.data.batches import batch_of, order
 from vitjax.data.decode import Undecodable
 from vitjax.data.folder import FolderSource
 from vitjax.data.parquet import ParquetSource
@@ -144,6 +144,28 @@ def test_fields_that_are_missing_ragged_or_no_numbers_are_errors():
 def test_a_resumed_loader_gives_the_tail_of_an_unbroken_one(crop):
     whole = train(Greys(20), steps=7, crop=crop)
     assert_same(train(Greys(20), steps=3, start_step=4, crop=crop), whole[4:])
+
+
+def test_the_nth_batch_is_the_nth_that_is_not_left_out():
+    assert [batch_of(n, ()) for n in range(4)] == [0, 1, 2, 3]
+    for left_out in [(0,), (3,), (2, 3, 6), (6, 2, 3), (0, 1, 2), (9,)]:
+        kept = [number for number in range(20) if number not in left_out]
+        assert [batch_of(n, left_out) for n in range(8)] == kept[:8], left_out
+
+
+def test_leaving_out_a_batch_changes_none_before_it():
+    for n in range(8):
+        more = (2, batch_of(n, (2,)))
+        assert [batch_of(m, more) for m in range(n)] == [batch_of(m, (2,)) for m in range(n)]
+
+
+@pytest.mark.parametrize("crop", ["device", "host"])
+@pytest.mark.parametrize("start_step", [0, 2, 3])
+def test_batches_that_are_left_out_are_passed_over_with_their_crops(crop, start_step):
+    whole = train(Greys(20), steps=10, crop=crop)
+    wanted = [batch for number, batch in enumerate(whole) if number not in (2, 3, 6)]
+    got = train(Greys(20), steps=7 - start_step, crop=crop, start_step=start_step, left_out=(2, 3, 6))
+    assert_same(got, wanted[start_step:])
 
 
 def test_batches_are_equal_in_processes_and_in_threads():

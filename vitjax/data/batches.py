@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -58,6 +58,19 @@ def order(positions: Int[np.ndarray, " B"], count: int, seed: int) -> Int[np.nda
     return records
 
 
+def batch_of(n: int, left_out: Iterable[int]) -> int:
+    """The number of the n-th batch (from 0) of those that are not left out: the one that step n + 1 trains on.
+
+    Leaving out one more batch changes nothing about the batches before it, so a run that leaves out the batch
+    that it has just met can go on from any of its checkpoints.
+    """
+    for number in sorted(set(left_out)):
+        if number > n:
+            break
+        n += 1
+    return n
+
+
 class BatchDataset(grain.MapDataset):
     """Element n is this process's part (`rows`) of the n-th global batch."""
 
@@ -80,7 +93,11 @@ class BatchDataset(grain.MapDataset):
     def __getitem__(self, n):
         if isinstance(n, slice):
             return self.slice(n)
-        return self._batch(n * self._batch_size + self._rows)
+        return self._batch(self._number(n) * self._batch_size + self._rows)
+
+    def _number(self, n: int) -> int:
+        """The batch that element n is."""
+        return n
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -163,11 +180,17 @@ class BatchDataset(grain.MapDataset):
 
 
 class TrainDataset(BatchDataset):
-    """Shuffled epochs without end. A record that cannot be decoded is replaced by another that can."""
+    """Shuffled epochs without end, but for the batches in `left_out`.
 
-    def __init__(self, source: Source, *, seed: int, **how):
+    A record that cannot be decoded is replaced by another that can.
+    """
+
+    def __init__(self, source: Source, *, seed: int, left_out: tuple[int, ...] = (), **how):
         super().__init__(source, **how)
-        self._seed = seed
+        self._seed, self._left_out = seed, left_out
+
+    def _number(self, n: int) -> int:
+        return batch_of(n, self._left_out)
 
     def __len__(self) -> int:
         return sys.maxsize

@@ -83,8 +83,9 @@ def train_batches(
     resize: str,
     workers: int,
     fields: tuple[str, ...] | None = None,
+    left_out: tuple[int, ...] = (),
 ) -> Batches:
-    """Batches without end, from the one numbered `start_step`; each epoch is a permutation of its own.
+    """Batches without end, from the one of step `start_step` on; each epoch is a permutation of its own.
 
     A record that cannot be decoded is replaced by another that can ('index') and named in 'bad_index'.
 
@@ -92,6 +93,7 @@ def train_batches(
       batch_size: of the global batch.
       rows: the rows of the global batch that this process wants.
       fields: what of a record travels beside the picture; None: its labels.
+      left_out: numbers of batches that are passed over; step n gets batch `batch_of(n, left_out)`.
 
     Raises:
       UserError: an unknown crop mode or field, or (from the iterator) nothing but undecodable records.
@@ -107,6 +109,7 @@ def train_batches(
         spec=record_spec(source, fields),
         threads=_threads(workers),
         seed=seed,
+        left_out=tuple(left_out),
     )
     return Batches(dataset, start_step, processes(workers))
 
