@@ -182,26 +182,37 @@ def test_when_a_process_is_killed_the_other_says_so_and_ends(bereft):
     assert survivor.after_s - killed.after_s < 30
 
 
-def test_what_one_process_refuses_ends_all_of_them(settings, tmp_path):
-    own = (), ("--config.optim.name=adam",)
-    given = [*settings, f"--workdir={tmp_path}", "--heartbeat_timeout_s=6"]
-    other, refusing = processes.run("-m vitjax.main", given, of_each=own)
-    assert refusing.code == 2 and "error: config.optim.name='adam'" in refusing.output, refusing.output
+def meet(*arguments):
+    return processes.run("tests/meeting.py", ["--heartbeat_timeout_s=4", *arguments], devices=1)
+
+
+def test_processes_that_met_end_together():
+    assert [ended.code for ended in meet()] == [0, 0]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_whichever_process_is_lost_the_other_ends(which):
+    ended = meet(f"--kill={which}")
+    killed, survivor = ended[which], ended[1 - which]
+    assert killed.code == -signal.SIGKILL
+    assert survivor.code == 1 and "error: another process of this run was lost" in survivor.output, survivor.output
+
+
+def test_what_one_process_refuses_ends_all_of_them():
+    other, refusing = meet("--refuse=1")
+    assert refusing.code == 2 and "error: a setting is wrong" in refusing.output, refusing.output
     assert other.code == 1 and "error: another process of this run was lost" in other.output, other.output
-    assert other.after_s - refusing.after_s < 30
 
 
-def test_what_all_processes_refuse_each_of_them_says(settings, tmp_path):
-    given = [*settings, f"--workdir={tmp_path}", "--config.optim.name=adam"]
-    for ended in processes.run("-m vitjax.main", given):
-        assert ended.code == 2 and "error: config.optim.name='adam'" in ended.output, ended.output
+def test_what_all_processes_refuse_each_of_them_says():
+    for ended in meet("--refuse=0,1"):
+        assert ended.code == 2 and "error: a setting is wrong" in ended.output, ended.output
         assert "was lost" not in ended.output
 
 
-def test_processes_that_are_not_found_are_an_error_with_a_remedy(settings, tmp_path):
-    given = [*settings, f"--workdir={tmp_path}"]
+def test_processes_that_are_not_found_are_an_error_with_a_remedy():
     alone = ["--coordinator_address=127.0.0.1:9", "--num_processes=2", "--process_id=1", "--initialization_timeout_s=1"]
-    started = [processes.start("-m vitjax.main", [*given, *own]) for own in (["--distributed"], alone)]
+    started = [processes.start("tests/meeting.py", own) for own in (["--distributed"], alone)]
     (nowhere, _), (waiting, _) = (process.communicate(timeout=90) for process in started)
     assert [process.returncode for process in started] == [2, 1], nowhere + waiting
     assert "error: --distributed: no cluster was found in the environment" in nowhere

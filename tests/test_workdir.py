@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -18,12 +19,28 @@ from vitjax.workdir import Workdir
 CONFIG = Path(__file__).parents[1] / "configs" / "mae_vitb.py"
 
 
+@epath.register_path_cls("bucket://")
 class Stored(epath.gpath.PosixGPath):
-    """A path in the bucket."""
+    """What epath.Path makes of 'bucket://...': a path in the folder `behind`."""
 
-    root = ""
+    behind = ""
     writes: list[str] = []
     down = False
+
+    # Paths are filled in __new__ up to Python 3.11, and in __init__ from 3.12 on.
+    if sys.version_info < (3, 12):
+
+        def __new__(cls, *parts):
+            return super().__new__(cls, *map(cls.mapped, parts))
+
+    else:
+
+        def __init__(self, *parts):
+            super().__init__(*map(self.mapped, parts))
+
+    @classmethod
+    def mapped(cls, part):
+        return str(part).replace("bucket:/", cls.behind, 1)
 
     def write_bytes(self, data):
         if Stored.down:
@@ -37,20 +54,12 @@ class Stored(epath.gpath.PosixGPath):
         return super().iterdir()
 
 
-@epath.register_path_cls("bucket://")
-class Bucket:
-    """What epath.Path makes of 'bucket://...'."""
-
-    def __new__(cls, path):
-        return Stored(Stored.root + "/" + path.removeprefix("bucket://"))
-
-
 @pytest.fixture(autouse=True)
 def bucket(tmp_path, monkeypatch):
     """The folder behind bucket://."""
     folder = tmp_path / "bucket"
     folder.mkdir()
-    monkeypatch.setattr(Stored, "root", str(folder))
+    monkeypatch.setattr(Stored, "behind", str(folder))
     monkeypatch.setattr(Stored, "writes", [])
     monkeypatch.setattr(Stored, "down", False)
     monkeypatch.setattr(workdir, "RETRY_S", 0.05)

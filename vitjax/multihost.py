@@ -36,9 +36,10 @@ SHUTDOWN_TIMEOUT_S = 60
 # A process that failed leaves even if something of it hangs; before, it lets the others tell the same error.
 LEAVE_S, LAST_WORDS_S = 20.0, 2.0
 LOST = 1  # exit code
-# What jax, Gloo, NCCL and the coordination service say when the other end of a connection is gone.
+# What Gloo, NCCL and jax's service say when the other end of a connection is gone.
 _OF_A_LOST_PROCESS = re.compile(
-    r"closed by peer|reset by peer|broken pipe|socket closed|gloo|nccl|heartbeat|coordination", re.IGNORECASE
+    r"closed by peer|reset by peer|socket closed|gloo .*fail|nccl .*error|heartbeat|coordination service",
+    re.IGNORECASE,
 )
 _on_abort: Any = None  # the callback that C holds must stay alive
 
@@ -89,7 +90,7 @@ def session(values: argparse.Namespace) -> Iterator[None]:
     except BaseException as error:
         if jax.distributed.is_initialized():
             _leave_soon(_exit_code(error))
-            if isinstance(error, jax.errors.JaxRuntimeError) and _OF_A_LOST_PROCESS.search(str(error)):
+            if _is_of_a_lost_process(error):
                 raise RunError(f"{_lost_message()} ({str(error).splitlines()[0]})") from error
         raise
 
@@ -222,6 +223,12 @@ def _lost_message() -> str:
         "another process of this run was lost (killed, out of memory, or its host or network is down; its own "
         "log says more), so this one ends too. The same command, on every host, goes on from the newest checkpoint"
     )
+
+
+def _is_of_a_lost_process(error: BaseException) -> bool:
+    """Whether a computation failed because another process is gone; jax raises a ValueError where it dispatches."""
+    kinds = (jax.errors.JaxRuntimeError, ValueError)
+    return isinstance(error, kinds) and not isinstance(error, UserError) and bool(_OF_A_LOST_PROCESS.search(str(error)))
 
 
 def _say_on_abort(message: str, code: int = LOST) -> None:

@@ -4,7 +4,7 @@ import pytest
 from fake_batches import clusters, host_batches
 from ml_collections import ConfigDict
 
-from vitjax import sharding
+from vitjax import multihost, sharding
 from vitjax.errors import UserError
 from vitjax.evals import features
 
@@ -37,8 +37,8 @@ def test_pictures_that_cannot_be_decoded_are_left_out_and_counted():
 
 
 def test_next_batch_is_dispatched_before_the_last_one_is_fetched(monkeypatch):
-    order, fetch = [], features._fetch
-    monkeypatch.setattr(features, "_fetch", lambda out: order.append("fetch") or fetch(out))
+    order, fetch = [], multihost.fetch
+    monkeypatch.setattr(multihost, "fetch", lambda out: order.append("fetch") or fetch(out))
     x, y = clusters(32)
 
     def features_of(batch):
