@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 
 import numpy as np
@@ -14,12 +15,12 @@ from vitjax.writers import read_metrics
 
 
 @pytest.fixture(scope="module")
-def skipped(pictures, tmp_path_factory):  # noqa: F811
-    """A run that met the bad picture and went on."""
-    workdir = tmp_path_factory.mktemp("skipped")
+def rewound(pictures, tmp_path_factory):  # noqa: F811
+    """A run that met the bad picture and left out its batches."""
+    workdir = tmp_path_factory.mktemp("rewound")
     patch = pytest.MonkeyPatch()
     poison.__wrapped__(patch)(bad_picture)
-    run(workdir, pictures)
+    run(workdir, pictures, "--config.nonfinite=rewind")
     yield workdir
     patch.undo()
 
@@ -32,15 +33,15 @@ def replayed(*argv, mesh=("-1", "1")):
     return out.getvalue()
 
 
-def test_a_refused_step_names_numbers_gradients_and_the_picture(skipped, pictures, tmp_path):  # noqa: F811
-    step = bad_batches(pictures)[1] + 1
-    printed = replayed(skipped, f"--step={step}", f"--save={tmp_path / 'batch.npz'}")
-    assert f"Step {step} of {skipped}, batch {step - 1}, after the checkpoint of step 4" in printed
+def test_a_refused_step_names_numbers_gradients_and_the_picture(rewound, pictures, tmp_path):  # noqa: F811
+    step = number = bad_batches(pictures)[1]  # one batch is left out before it
+    printed = replayed(rewound, f"--step={step}", f"--save={tmp_path / 'batch.npz'}")
+    assert f"Step {step} of {rewound}, batch {number}, after the checkpoint of step 4" in printed
     assert re.search(r"loss +nan", printed) and re.search(r"skipped +1\n", printed)
     assert re.search(r"params/backbone +norm [\d.]+\n", printed)
     bad, count = map(int, re.search(r"(\d+) of (\d+) are not finite", printed).groups())
     assert bad == count > 10 and "numbers not finite" in printed
-    (row,) = [r for r in nonfinite.read(skipped) if r["step"] == step]
+    (row,) = [r for r in nonfinite.read(rewound) if r["step"] == step]
     place = next(i for i, name in enumerate(row["name"]) if "bad" in name)
     assert f"1 of {BATCH} that make the step not finite" in printed
     assert re.search(rf"! row +{place}  record +{row['index'][place]}  .*bad/000\.png", printed)
@@ -50,9 +51,9 @@ def test_a_refused_step_names_numbers_gradients_and_the_picture(skipped, picture
 
 
 @pytest.mark.parametrize("mesh", [("-1", "1"), ("1", "-1")])
-def test_a_finite_step_has_the_numbers_that_the_run_logged(skipped, mesh):
-    logged = next(r for r in read_metrics(skipped) if r["step"] == 6)
-    printed = replayed(f"--workdir={skipped}", "--step=6", mesh=mesh)
+def test_a_finite_step_has_the_numbers_that_the_run_logged(rewound, mesh):
+    logged = next(r for r in read_metrics(rewound) if r["step"] == 5)
+    printed = replayed(f"--workdir={rewound}", "--step=5", mesh=mesh)
     for name in ("loss", "grad_norm"):
         assert float(re.search(rf"\b{name} +(\S+)", printed)[1]) == pytest.approx(
             logged[f"train/{name}"], 2e-5
@@ -60,31 +61,38 @@ def test_a_finite_step_has_the_numbers_that_the_run_logged(skipped, mesh):
     assert "are finite" in printed and "!" not in printed
 
 
-def test_a_batch_that_was_left_out_since_is_met_again(pictures, poison, tmp_path):  # noqa: F811
-    poison(bad_picture)
-    run(tmp_path, pictures, "--config.nonfinite=rewind")
-    first, second = bad_batches(pictures)[:2]
-    printed = replayed(tmp_path, f"--step={second}")
-    assert f"Step {second} of {tmp_path}, batch {second}," in printed and "! row" in printed
-    kept = replayed(tmp_path, f"--step={second}", f"--batch={second + 1}")
-    assert f"batch {second + 1}," in kept and "! row" not in kept
-    with pytest.raises(UserError, match=rf"--batch=1: step {second} met {second}, {second + 1}"):
-        replayed(tmp_path, f"--step={second}", "--batch=1")
+def test_a_step_that_met_several_batches_shows_the_refused_one_or_the_one_that_is_asked_for(
+    rewound, pictures, tmp_path, capsys  # noqa: F811
+):
+    step = bad_batches(pictures)[1]
+    assert replay.find_attempt(rewound, step).left_out == (bad_batches(pictures)[0],)
+    kept = replay.find_attempt(rewound, step, step + 1)
+    assert kept.refused is None and kept.left_out == tuple(bad_batches(pictures)[:2])
+    with pytest.raises(UserError, match=rf"--batch=1: step {step} met {step}, {step + 1}"):
+        replay.find_attempt(rewound, step, 1)
+    nonfinite.write_left_out(tmp_path, (6, 7, 20))
+    lines = [dict(step=7, batch=6), dict(step=7, batch=7), dict(step=19, batch=20)]
+    (tmp_path / nonfinite.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for asked, batch, left_out in [(None, 7, (6,)), (6, 6, ()), (8, 8, (6, 7))]:
+        assert replay.find_attempt(tmp_path, 7, asked)[1:3] == (batch, left_out)
+    assert "met batches 6, 7" in capsys.readouterr().out
+    assert replay.find_attempt(tmp_path, 19)[1:3] == (20, (6, 7))
+    assert replay.find_attempt(tmp_path, 20)[1:3] == (22, (6, 7, 20))
 
 
-def test_what_cannot_be_replayed_is_refused_with_the_remedy(skipped, monkeypatch):
+def test_what_cannot_be_replayed_is_refused_with_the_remedy(rewound, monkeypatch):
     with pytest.raises(UserError, match=r"--step=0: steps are counted from 1"):
-        replayed(skipped, "--step=0")
+        replayed(rewound, "--step=0")
     with pytest.raises(UserError, match=rf"--step={STEPS + 1}: the run has {STEPS} steps"):
-        replayed(skipped, f"--step={STEPS + 1}")
+        replayed(rewound, f"--step={STEPS + 1}")
     with pytest.raises(UserError, match=r"config\.seed: a replay does what the run did"):
-        replayed(skipped, "--step=3", f"--config.seed={SEED + 1}")
+        replayed(rewound, "--step=3", f"--config.seed={SEED + 1}")
     with pytest.raises(UserError, match="name one run"):
         replayed("--step=3")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "complete_steps", lambda folder: [8])
         with pytest.raises(UserError, match=r"lies before step 6 \(it has 8\); --from_start does all the 5"):
-            replayed(skipped, "--step=6")
+            replayed(rewound, "--step=6")
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64])

@@ -11,7 +11,6 @@ and copy each batch through shared memory; they pay only where a source works lo
 """
 
 import os
-import signal
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -33,11 +32,15 @@ from vitjax.data.batches import (
     substitute,
 )
 from vitjax.data.sources import Source
+from vitjax.data.workers import Watched, running, set_up
 from vitjax.errors import UserError
 
 
 class Batches:
-    """An iterator of batches that can be closed. Decoding starts at once and runs two batches ahead."""
+    """An iterator of batches that can be closed. Decoding starts at once and runs two batches ahead.
+
+    It raises a RunError if a process that decodes for it dies.
+    """
 
     def __init__(self, dataset: BatchDataset, start: int, workers: int):
         data = dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
@@ -45,9 +48,12 @@ class Batches:
             if not flags.FLAGS.is_parsed():  # in a notebook; grain reads flags of its own
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-            data = data.mp_prefetch(options, worker_init_fn=_keep_off_accelerators)
-        self._iterator = iter(data)
-        self._iterator.start_prefetch()
+            data = data.mp_prefetch(options, worker_init_fn=set_up)
+        others = running()
+        iterator = iter(data)
+        iterator.start_prefetch()
+        endless = isinstance(dataset, TrainDataset)
+        self._iterator = Watched(iterator, workers, others, endless) if workers > 0 else iterator
         # Also at the program's end, however it ends: grain's own clean-up then comes too late.
         self._finalizer = weakref.finalize(self, _close, self._iterator, dataset)
 
@@ -196,7 +202,7 @@ def processes(workers: int) -> int:
     return max(workers, 0)
 
 
-def _close(iterator: grain.DatasetIterator, dataset: BatchDataset) -> None:
+def _close(iterator: grain.DatasetIterator | Watched, dataset: BatchDataset) -> None:
     iterator.close()
     dataset.close()
 
@@ -248,10 +254,3 @@ def _threads(workers: int) -> int:
     """Decoding threads of one process: the cores that it may use, shared among the processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(1, workers))
-
-
-def _keep_off_accelerators(*_) -> None:
-    """Set-up of a worker process: whatever it imports takes no memory of an accelerator."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the trainer ends them
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
