@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vitjax import optim
+from vitjax import experiment, optim
 from vitjax.experiment import Experiment
 from vitjax.objective import State
 
@@ -15,7 +15,7 @@ def facts(built: Experiment, source: Any, mesh: Mesh, state: State, flops_per_st
     """Name -> text: the model, the machine, the data, the rates and the horizon of a run."""
     run, config, first = built.run, built.config, int(state.step)
     return {
-        "objective": f"{config.objective.name} with {config.model.name}",
+        "objective": experiment.title(config),
         "devices": _devices(mesh, run.dtype),
         "parameters": _parameters(state),
         "compute": f"{flops_per_step / run.batch_size / 1e9:.3g} GFLOP a picture, forward and backward",
