@@ -11,7 +11,6 @@ def get_config(arg=""):
     c.data.builtin = "scenes"
     c.data.train_examples = 13 * c.batch_size
     c.data.size_px = c.data.canvas_px = 16
-    c.data.resize = "bilinear"
     c.data.workers = 0
 
     c.objective.name = "own_methods.stateful"
