@@ -38,4 +38,4 @@ def test_sharding_table_names_every_layout_in_use():
 
 
 def test_one_device_gets_a_line():
-    assert table((1, 1, 1), devices=1) == "state     2.57 MB on one device"
+    assert table((1, 1, 1), devices=1) == "2.57 MB on one device"
