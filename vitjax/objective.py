@@ -69,7 +69,7 @@ class Output(NamedTuple):
       extra: the collections after this batch (batch statistics, queue).
       metrics: scalars to log, each a mean over the same terms as the loss.
       weight: how many terms the loss averaged (masked tokens, valid pictures), so that micro-batches
-        combine to the mean over all terms.
+        combine to the mean over all terms; 0 where there was none.
       features: detached [B, D], to watch for collapse.
       chance: the loss in nats at which nothing is learned.
     """
@@ -302,7 +302,8 @@ def _accumulated(loss: Callable, views: Callable | None, accum: int) -> Callable
         shapes = jax.eval_shape(lambda: one(params, extra, part(0), key, step))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
         (sums, extra, weights), _ = jax.lax.scan(body, (zeros, extra, jnp.zeros(())), jnp.arange(accum))
-        grads, metrics = jax.tree.map(lambda x: x / weights, sums)
+        # Without a single term the mean is 0, as it is for a whole batch.
+        grads, metrics = jax.tree.map(lambda x: x / jnp.where(weights > 0, weights, 1.0), sums)
         return grads, extra, metrics
 
     return many
