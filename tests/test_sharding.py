@@ -104,7 +104,7 @@ def test_tensor_axis_splits_columns_then_rows():
         "mlp": {"fc1": {"kernel": shape_of(128, 512)}, "fc2": {"kernel": shape_of(512, 128)}},
     }
     specs = specs_of({"params": {"block_00": kernels}}, mesh_of(2, 2, 2))["params"]["block_00"]
-    assert specs["attention"]["qkv"]["kernel"] == P("fsdp", "tensor")
+    assert specs["attention"]["qkv"]["kernel"] == P("tensor", "fsdp")
     assert specs["attention"]["out"]["kernel"] == P("tensor", "fsdp")
     assert specs["mlp"]["fc1"]["kernel"] == P("fsdp", "tensor")
     assert specs["mlp"]["fc2"]["kernel"] == P("tensor", "fsdp")

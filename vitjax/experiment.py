@@ -63,6 +63,11 @@ def build(config: Tracked, run: Run, path: Path | epath.Path | None = None) -> E
     return Experiment(config, run, objective, path)
 
 
+def title(config: Any) -> str:
+    """'mae with vit'; the method alone where it has no choice of models, as one from outside may not."""
+    return config.objective.name + (f" with {config.model.name}" if "name" in tuple(config.model) else "")
+
+
 def prepare(config: Tracked, source: Any, path: Path | None) -> Experiment:
     """The experiment of a config on the pictures of `source`, to live in the directory `path`."""
     data = config.data

@@ -113,7 +113,7 @@ def _config(built: Experiment, flat: Mapping[str, np.ndarray], step: int) -> dic
             "mean": list(data.mean),
             "std": list(data.std),
         },
-        "model": FIXED.get(settings["name"], {}) | settings | {"parameters": _parameters(flat)},
+        "model": FIXED.get(settings.get("name"), {}) | settings | {"parameters": _parameters(flat)},
     }
 
 

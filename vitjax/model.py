@@ -84,7 +84,7 @@ class Model:
     def __repr__(self) -> str:
         count = sum(x.size for x in jax.tree.leaves(self.variables["params"]))
         return (
-            f"Model({str(self._path)!r}: {self.config.objective.name} with {self.config.model.name}, "
+            f"Model({str(self._path)!r}: {experiment.title(self.config)}, "
             f"{count:,} parameters, {self.config.data.size_px} px, predicts {', '.join(self.outputs)})"
         )
 

@@ -55,7 +55,7 @@ def card(facts: Mapping[str, Any], measured: Mapping[str, float]) -> str:
     run, feed, step = facts["run"], facts["preprocess"], facts["step"]
     loss = f", last training loss {measured['train/loss']:.4g}" if "train/loss" in measured else ""
     return _CARD.format(
-        model=facts["model"]["name"],
+        model=facts["model"].get("name", "The network"),
         objective=facts["config"]["objective"]["name"],
         parameters=facts["model"]["parameters"],
         version=vitjax.__version__,

@@ -1,4 +1,7 @@
-"""Things that are found by the name of their file: objectives, models, evaluators."""
+"""Things that are found by name: objectives, models, evaluators, vitjax's own by the name of their file.
+
+A name with a dot is the import path of somebody's own module, so that nothing has to be added to vitjax.
+"""
 
 import difflib
 import importlib
@@ -10,7 +13,7 @@ from vitjax.errors import UserError
 
 
 def find(package: str, name: str, setting: str) -> ModuleType:
-    """The module `vitjax.<package>.<name>`.
+    """The module `vitjax.<package>.<name>`, or for a name with a dot the module of that import path.
 
     Args:
       package: a subpackage, such as 'objectives'.
@@ -20,6 +23,8 @@ def find(package: str, name: str, setting: str) -> ModuleType:
     Raises:
       UserError: there is no such module; the message lists those there are.
     """
+    if "." in name.strip("."):
+        return _own(name, setting)
     parent = importlib.import_module(f"vitjax.{package}")
     known = [m.name for m in pkgutil.iter_modules(parent.__path__)]
     if name in known:
@@ -28,7 +33,24 @@ def find(package: str, name: str, setting: str) -> ModuleType:
             return module
     offered = sorted(k for k in known if _has_make(parent, k))
     choices = f"choose from {', '.join(offered)}{nearest(name, offered)}"
-    raise UserError(f"{setting}={name!r} is not known; {choices}")
+    own = "or give the import path of your own module (my_project.my_module)"
+    raise UserError(f"{setting}={name!r} is not known; {choices}, {own}")
+
+
+def _own(name: str, setting: str) -> ModuleType:
+    """The module of an import path; what its own imports lack is raised as it is."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(
+            f"{setting}={name!r}: there is no module {error.name!r} on Python's path; start in the folder "
+            f"that holds {name.split('.')[0]}, or add that folder to PYTHONPATH"
+        ) from error
+    if not hasattr(module, "make"):
+        raise UserError(f"{setting}={name!r}: {module.__file__} has no function make(config, ...)")
+    return module
 
 
 def nearest(name: str, known) -> str:

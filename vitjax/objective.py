@@ -72,7 +72,7 @@ class Output(NamedTuple):
       extra: the collections after this batch (batch statistics, queue).
       metrics: scalars to log, each a mean over the same terms as the loss.
       weight: how many terms the loss averaged (masked tokens, valid pictures), so that micro-batches
-        combine to the mean over all terms.
+        combine to the mean over all terms; 0 where there was none.
       features: detached [B, D], to watch for collapse.
       chance: the loss in nats at which nothing is learned.
     """
@@ -291,26 +291,37 @@ def _accumulated(loss: Callable, views: Callable | None, accum: int) -> Callable
         return lambda *args: one(*args)[:3]
 
     def many(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array):
-        micro = jax.tree.map(lambda *xs: jnp.stack(xs), *_split(batch, accum, f"config.accum={accum}"))
+        parts = _parts(batch, accum, f"config.accum={accum}")
 
-        def body(carry, batch):
+        def part(i: Int[Array, ""] | int) -> Batch:
+            return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 1, keepdims=False), parts)
+
+        def body(carry, i):
+            # Taken out one by one: all of them stacked would be a second copy of the batch.
+            batch = part(i)
             sums, extra, weights = carry
             grads, extra, metrics, weight = one(params, extra, batch, key, step)
             sums = jax.tree.map(lambda total, x: total + weight * x, sums, (grads, metrics))
             return ((sharding.constrain(sums[0], "params"), sums[1]), extra, weights + weight), None
 
-        first = jax.tree.map(lambda x: x[0], micro)
-        shapes = jax.eval_shape(one, params, extra, first, key, step)
+        shapes = jax.eval_shape(lambda: one(params, extra, part(0), key, step))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
-        (sums, extra, weights), _ = jax.lax.scan(body, (zeros, extra, jnp.zeros(())), micro)
-        grads, metrics = jax.tree.map(lambda x: x / weights, sums)
+        (sums, extra, weights), _ = jax.lax.scan(body, (zeros, extra, jnp.zeros(())), jnp.arange(accum))
+        # Without a single term the mean is 0, as it is for a whole batch.
+        grads, metrics = jax.tree.map(lambda x: x / jnp.where(weights > 0, weights, 1.0), sums)
         return grads, extra, metrics
 
     return many
 
 
 def _split(batch: Batch, parts: int, why: str) -> list[Batch]:
-    """The batch in `parts` equal batches.
+    """The batch in `parts` equal batches."""
+    whole = _parts(batch, parts, why)
+    return [jax.tree.map(lambda x, i=i: x[:, i], whole) for i in range(parts)]
+
+
+def _parts(batch: Batch, parts: int, why: str) -> Batch:
+    """The batch as [B / parts, parts, ...].
 
     Part i holds rows i, i + parts, ...: rows that lie on one device stay there, which contiguous parts of
     a sharded batch would not.
@@ -318,10 +329,7 @@ def _split(batch: Batch, parts: int, why: str) -> list[Batch]:
     size = batch["row"].shape[0]
     if size % parts:
         raise UserError(f"config.batch_size={size} must be a multiple of {parts} ({why})")
-    return [
-        jax.tree.map(lambda x, i=i: x.reshape(-1, parts, *x.shape[1:])[:, i], dict(batch))
-        for i in range(parts)
-    ]
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), dict(batch))
 
 
 def _descend(

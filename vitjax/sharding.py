@@ -28,9 +28,11 @@ MIN_SIZE = 2**14
 
 # Path -> the axis, counted from the end, that the `tensor` axis of the mesh splits. Columns first, rows
 # after, so that each attention and each MLP needs one all-reduce (Megatron-LM, arXiv:1909.08053, section 3).
+# A piece of the columns of qkv would be no set of heads: it is stored by rows, and its pieces change hands
+# (an all-to-all of the kernel, which is less than activations) when it is used, see `models.vit.Qkv`.
 Rules = Sequence[tuple[str, int]]
 TENSOR_RULES: Rules = (
-    (r"attention/qkv/(kernel|bias)$", -1),
+    (r"attention/qkv/kernel$", -2),
     (r"attention/out/kernel$", -2),
     (r"mlp/fc1/(kernel|bias)$", -1),
     (r"mlp/fc2/kernel$", -2),
@@ -66,10 +68,11 @@ def use(mesh: Mesh) -> Iterator[Mesh]:
 
 
 def constrain(x: Any, kind: str) -> Any:
-    """`x` held to a sharding inside a jitted function: 'batch' splits axis 0, 'params' follows the rules.
+    """`x` held to a sharding inside a jitted function.
 
-    Returns `x` itself where no mesh is in use, and for 'batch' where axis 0 does not divide (the single
-    example that initialisation runs on).
+    'batch' splits axis 0 over data and fsdp, 'heads' the last axis but one over tensor, and 'params' follows
+    the rules. Returns `x` itself where no mesh is in use, and for 'batch' where axis 0 does not divide (the
+    single example that initialisation runs on).
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not set(AXES) <= set(mesh.axis_names):
@@ -79,11 +82,20 @@ def constrain(x: Any, kind: str) -> Any:
         return trees.map_with_path(
             lambda path, leaf: jax.lax.with_sharding_constraint(leaf, specs[f"params/{path}"]), x
         )
+    if kind == "heads":
+        return jax.lax.with_sharding_constraint(x, P(*(None,) * (x.ndim - 2), "tensor"))
     if kind != "batch":
-        raise ValueError(f"constrain(x, {kind!r}): the kinds are 'batch' and 'params'")
+        raise ValueError(f"constrain(x, {kind!r}): the kinds are 'batch', 'heads' and 'params'")
     if x.shape[0] % _shards(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def splits_heads(heads: int) -> bool:
+    """Whether the mesh in use has a tensor axis that divides so many heads."""
+    mesh = jax.sharding.get_abstract_mesh()
+    tensor = 1 if mesh.empty else dict(mesh.shape).get("tensor", 1)
+    return tensor > 1 and heads % tensor == 0
 
 
 def shardings(tree: Any, mesh: Mesh, rules: Rules = TENSOR_RULES, min_size: int = MIN_SIZE) -> Any:

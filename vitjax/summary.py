@@ -1,12 +1,14 @@
-"""What will run, said before it does."""
+"""What will run, and where its arrays will lie, said before it does."""
 
+import collections
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vitjax import optim
+from vitjax import experiment, optim
 from vitjax.experiment import Experiment
 from vitjax.objective import State
 
@@ -15,9 +17,10 @@ def facts(built: Experiment, source: Any, mesh: Mesh, state: State, flops_per_st
     """Name -> text: the model, the machine, the data, the rates and the horizon of a run."""
     run, config, first = built.run, built.config, int(state.step)
     return {
-        "objective": f"{config.objective.name} with {config.model.name}",
+        "objective": experiment.title(config),
         "devices": _devices(mesh, run.dtype),
         "parameters": _parameters(state),
+        "state": sharding_table(state, mesh),
         "compute": f"{flops_per_step / run.batch_size / 1e9:.3g} GFLOP a picture, forward and backward",
         "data": _data(source, run),
         "batch": f"{run.batch_size:,} pictures in {config.accum} part(s), {run.steps_per_epoch:,.1f} steps an epoch",
@@ -55,3 +58,58 @@ def _rates(config: Any, run: Any) -> str:
 def _horizon(run: Any) -> str:
     epochs = run.total_steps / run.steps_per_epoch
     return f"{run.total_steps:,} steps = {epochs:,.1f} epochs = {run.total_steps * run.batch_size:,} pictures"
+
+
+def sharding_table(state: State, mesh: Mesh) -> str:
+    """What is split how, and the bytes on each device: a line for params, opt, extra and their total.
+
+    One device gets one short line.
+
+    Args:
+      state: of arrays, or of ShapeDtypeStructs with their shardings.
+    """
+    parts = {name: jax.tree.leaves(getattr(state, name)) for name in ("params", "opt", "extra")}
+    parts["total"] = [x for leaves in parts.values() for x in leaves]
+    if mesh.size == 1:
+        return f"{_bytes(_size(parts['total']))} on one device"
+    rows = [("", "arrays", "bytes", "a device", "layout")]
+    for name, leaves in parts.items():
+        here = sum(_on_a_device(x) for x in leaves)
+        rows.append((name, f"{len(leaves):,}", _bytes(_size(leaves)), _bytes(here), _layouts(leaves)))
+    return "\n".join(f"{a:8}{b:>8}{c:>12}{d:>12}  {e}".rstrip() for a, b, c, d, e in rows)
+
+
+def _layouts(leaves: list[Any]) -> str:
+    """'fsdp on 12 of 150 arrays, 98% of bytes; the rest replicated', the layout of most bytes first."""
+    groups: dict[str, list[Any]] = collections.defaultdict(list)
+    for leaf in leaves:
+        groups[_layout(leaf)].append(leaf)
+    whole = groups.pop("", [])
+    split = sorted(groups.items(), key=lambda item: -_size(item[1]))
+    total = max(_size(leaves), 1)
+    texts = [f"{n} on {len(g):,} of {len(leaves):,} arrays, {100 * _size(g) / total:.0f}% of bytes" for n, g in split]
+    rest = ["the rest replicated" if split else "replicated"] if whole else []
+    return "; ".join(texts + rest)
+
+
+def _layout(leaf: Any) -> str:
+    """The axes of the mesh that split a leaf, such as 'fsdp x tensor'; '' where it is replicated."""
+    named = [axis for axis in leaf.sharding.spec if axis is not None]
+    axes = [a for axis in named for a in (axis if isinstance(axis, tuple) else (axis,))]
+    return " x ".join(sorted(axis for axis in axes if leaf.sharding.mesh.shape[axis] > 1))
+
+
+def _size(leaves: list[Any]) -> int:
+    return sum(x.size * x.dtype.itemsize for x in leaves)
+
+
+def _on_a_device(leaf: Any) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def _bytes(count: int) -> str:
+    """'512 B', '98.3 kB', '1.23 GB'."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count} B"

@@ -243,11 +243,36 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        # MAE's Xavier bound is that of the whole [D, 3D] matrix, as here; MoCo v3 takes q, k and v apart.
-        qkv = linear(x, 3 * x.shape[-1], self.dtype, "qkv")
-        q, k, v = jnp.split(qkv, 3, axis=-1)
+        q, k, v = Qkv(self.heads, self.dtype, name="qkv")(x)
         y = attend(q, k, v, self.heads, self.attention)
         return linear(y, x.shape[-1], self.dtype, "out")
+
+
+class Qkv(nn.Module):
+    """q, k and v by one kernel [D, 3D], the three side by side, heads inside each.
+
+    Where the mesh splits heads it is multiplied as [D, 3, heads, D / heads]: a device's piece of 3D would be
+    all of q and half of k, say, and the activations would move between devices instead of the kernel. Where
+    it does not, that shape would cost XLA's CPU backend seven transposes.
+    """
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> tuple[Float[Array, "B N D"], ...]:
+        width = x.shape[-1]
+        # MAE's Xavier bound is that of the whole [D, 3D] matrix, as here; MoCo v3 takes q, k and v apart.
+        kernel = self.param("kernel", XAVIER, (width, 3 * width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,)).astype(self.dtype)
+        rows = x.reshape(-1, width).astype(self.dtype)  # as in `linear`
+        if not sharding.splits_heads(self.heads):
+            y = (rows @ kernel + bias).reshape(*x.shape[:-1], 3 * width)
+            return tuple(jnp.split(y, 3, axis=-1))
+        shape = (-1, 3, self.heads, width // self.heads)
+        kernel, bias = (sharding.constrain(w.reshape(shape), "heads") for w in (kernel, bias))
+        y = jnp.tensordot(rows, kernel, 1) + bias
+        return tuple(y[:, i].reshape(x.shape) for i in range(3))
 
 
 class Mlp(nn.Module):

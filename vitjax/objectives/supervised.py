@@ -48,7 +48,7 @@ def make(config: Any, run: Run) -> Objective:
         right = jnp.argmax(out["logits"], -1) == batch[label]
         metrics = {"accuracy": jnp.sum(right & known) / count}
         return jnp.sum(losses * known) / count, Output(
-            extra, metrics, weight=count, features=out["features"], chance=np.log(num_classes)
+            extra, metrics, weight=jnp.sum(known), features=out["features"], chance=np.log(num_classes)
         )
 
     def export(state: State) -> dict:
