@@ -138,7 +138,7 @@ class Supervisor:
                 self._on_signal(number)
             now = time.monotonic()
             if self._deadline is not None and now > self._deadline:
-                self._say(f"Nothing could be saved within config.grace_s={self._grace_s:g} s ({self.phase}).")
+                self._say(f"The state was not saved within config.grace_s={self._grace_s:g} s ({self.phase}).")
                 self._go(self.exit_code)
             if self._deadline is None and 0 < self._watchdog_s < now - self._beat:
                 self._stall(now - self._beat)
