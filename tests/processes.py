@@ -28,7 +28,7 @@ def run(
     *,
     of_each: Sequence[Sequence[str]] = ((), ()),
     devices: int = 2,
-    limit_s: float = 120,
+    limit_s: float = 240,
 ) -> list[Ended]:
     """What became of a process of `python <program>` for each member of `of_each`, its own arguments.
 
