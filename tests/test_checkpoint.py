@@ -462,6 +462,19 @@ def test_a_failed_save_harms_nothing_older(pair, monkeypatch):
     assert sorted(path.name for path in directory.iterdir()) == ["3"]
 
 
+def test_nothing_is_removed_after_a_save_that_is_not_all_there(pair, monkeypatch):
+    directory, _ = pair
+    checkpointer = Checkpointer(directory, keep=1)
+    state, _ = checkpointer.restore_newest(abstract(mesh_of(1)))
+    checkpointer.save(3, advance(state))
+    checkpointer._writing[1].result()
+    shutil.rmtree(directory / "3" / "opt")
+    with pytest.raises(RunError, match=r"/3 could not be written: .*opt is missing; .*/2 stands"):
+        checkpointer.wait()
+    assert sorted(path.name for path in directory.iterdir()) == ["1", "2", "3"]
+    assert newest(directory)[1] == 2
+
+
 def test_best_and_round_steps_stay_and_are_known_after_a_restart(tmp_path):
     scores = {}
     settings = dict(keep=1, keep_every_steps=4, keep_best_mode="min", scores=lambda: scores)

@@ -120,7 +120,7 @@ class Checkpointer:
         try:
             response.result()
             if jax.process_index() == 0:
-                stored.read_meta(folder)
+                stored.refuse_unwritten(folder)
         except Exception as error:
             raise self._failed(folder, error) from error
         self._last = step
@@ -251,8 +251,8 @@ class Checkpointer:
         """What to raise; what the save left on the disk is removed."""
         if jax.process_index() == 0:
             _remove(path for path in stored.unfinished(self._directory) if path.name.split(".")[0] == folder.name)
-        newest = latest_step(self._directory)
-        stands = "no earlier one stands" if newest is None else f"{stored.at(self._directory, newest)} stands"
+        others = [step for step in complete_steps(self._directory) if str(step) != folder.name]
+        stands = f"{stored.at(self._directory, others[-1])} stands" if others else "no earlier one stands"
         return RunError(
             f"the checkpoint {folder} could not be written: {loading.root_cause(error)}; {stands}. Make room or "
             "mend the cause, and the same command goes on from there"

@@ -86,6 +86,16 @@ def read_meta(folder: epath.Path) -> Meta:
     return Meta(facts["step"], facts["shapes"], facts["sums"], written_ns / 1e9)
 
 
+def refuse_unwritten(folder: epath.Path) -> None:
+    """
+    Raises:
+      Damaged: the folder that a save has just left is not all there.
+    """
+    missing = [item for item, leaves in read_meta(folder).shapes.items() if leaves and not (folder / item).is_dir()]
+    if missing:
+        raise Incomplete(folder, f"{', '.join(missing)} is missing")
+
+
 def numbered(directory: str | epath.Path) -> list[int]:
     """The steps that folders in `directory` are named for, ascending, whatever is in them."""
     named = (path for path in _folders(directory) if path.name.isdecimal())
