@@ -63,6 +63,7 @@ class Checkpointer:
           say: gets a line about whatever is passed over, on the first process.
         """
         retention.check(keep_best_mode)
+        logging.get_absl_logger().addFilter(_is_news)
         self._directory = epath.Path(directory).absolute()
         self._kept = functools.partial(
             retention.kept, keep=keep, every_steps=keep_every_steps, mode=keep_best_mode
@@ -342,6 +343,11 @@ def _from_first_process(numbers: Sequence[int]) -> list[int]:
     mine = np.zeros(count, np.int32)
     mine[: len(numbers)] = numbers[:count]
     return multihost_utils.broadcast_one_to_all(mine).tolist()
+
+
+def _is_news(record: Any) -> bool:
+    """False for the stacks that orbax logs, a thousand lines for one full disk, of errors that it raises as well."""
+    return not (record.exc_info and "/orbax/" in record.pathname)
 
 
 def _context() -> ocp.Context:

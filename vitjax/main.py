@@ -142,6 +142,7 @@ def train(
         experiment.write_config(plan.built)
         provenance.record(plan.built.path, int(state.step), plan.changed)
         enter(COMPILING)
+        plan.checkpointer.prepare(plan.abstract)
         traced = loop.trace_step(plan.built.objective, plan.built.run, plan.built.config.seed, plan.mesh, plan.abstract)
         flops_per_step = flops.count_jaxpr(traced.jaxpr)
         multihost.say(start_table(summary.facts(plan.built, plan.source, plan.mesh, state, flops_per_step)))

@@ -139,16 +139,16 @@ def from_loss(
       after: (params, extra, step) -> (params, extra); EMA, unit-norm prototypes, a bounded scale.
       rate: step -> learning rate, to be logged.
       accum: micro-batches a step.
-      couples_examples: the loss compares pictures of a batch with each other, so that the mean over
-        micro-batches is another loss.
+      couples_examples: the loss compares pictures of a batch with each other, or normalises over them
+        (batch norm), so that the mean over micro-batches is another loss.
 
     Raises:
       UserError: accum > 1 with a loss that couples examples.
     """
     if accum > 1 and couples_examples:
         raise UserError(
-            f"config.accum={accum}: this loss compares the pictures of a batch with each other, so that "
-            "accumulating gradients would change it; use config.accum=1"
+            f"config.accum={accum}: this loss compares the pictures of a batch with each other, or normalises over "
+            "them, so that accumulating gradients would change it; use config.accum=1"
         )
     gradient = _accumulated(loss, views, accum)
 

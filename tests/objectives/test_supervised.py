@@ -49,3 +49,10 @@ def test_labels_that_the_data_does_not_have_are_refused():
     config.objective.label = "label/colour"
     with pytest.raises(UserError, match=r"objective\.label='label/colour'.*it has label"):
         build(config)
+
+
+def test_accumulation_is_refused_where_batch_norm_would_see_parts():
+    config = config_of("supervised_resnet50")
+    config.accum = 2
+    with pytest.raises(UserError, match=r"config\.accum=2.*normalises over them"):
+        build(config)

@@ -17,6 +17,11 @@ def build(config: Any, dtype: Any = jnp.float32) -> nn.Module:
     return names.find("models", config.name, "config.model.name").make(config, dtype)
 
 
+def couples_examples(model: nn.Module) -> bool:
+    """Whether what the model computes for one training picture depends on the others (batch norm)."""
+    return getattr(model, "COUPLES_EXAMPLES", False)
+
+
 def part(variables: Any, name: str) -> dict[str, Any]:
     """The variables of one part of a model, such as 'backbone', in all collections that have it."""
     return {collection: tree[name] for collection, tree in variables.items() if name in tree}

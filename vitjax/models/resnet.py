@@ -48,6 +48,8 @@ class ResNet(nn.Module):
     variances are the biased ones, where torch keeps unbiased ones.
     """
 
+    COUPLES_EXAMPLES = True
+
     blocks: tuple[int, ...]
     bottleneck: bool
     width: int = 64

@@ -25,7 +25,8 @@ def make(config: Any, run: Run) -> Objective:
         known = ", ".join(run.class_names) or "none: sort the pictures into one folder a class"
         raise UserError(f"config.objective.label={label!r} is no label of this data; it has {known}")
     num_classes = len(run.class_names[label])
-    model = Classifier(models.build(config.model, run.dtype), num_classes)
+    backbone = models.build(config.model, run.dtype)
+    model = Classifier(backbone, num_classes)
     tx, rate = optim.make(config, run)
     size_px = config.data.size_px
     train_view, eval_view = augment.train_view(config), augment.eval_view(config)
@@ -69,4 +70,5 @@ def make(config: Any, run: Run) -> Objective:
         export=export,
         predict={"features": features, "logits": logits},
         accum=config.accum,
+        couples_examples=models.couples_examples(backbone),
     )
