@@ -59,34 +59,6 @@ def test_every_config_has_a_tiny_form_that_runs(config, tmp_path):
             assert 0 <= rows[-1][f"eval/{name}/{baseline}/accuracy"] <= 1
 
 
-def test_an_interrupted_run_ends_as_an_unbroken_one_to_the_bit(tmp_path):
-    length = "--config.total_steps=7"  # 64 pictures, batches of 16: the cuts lie on and within epochs
-    run(tmp_path / "whole", "quickstart", length)
-    for after in (3, 4):
-        asked = iter(range(1, 100))
-        run(tmp_path / "cut", "quickstart", length, stop=lambda: next(asked) == after)  # noqa: B023
-        if after == 3:
-            assert checkpoint.latest_step(tmp_path / "cut" / "checkpoints") == 3
-    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert whole.keys() == cut.keys()
-    for path in whole:
-        np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
-    rows = [metrics(tmp_path / name) for name in ("whole", "cut")]
-    assert [r["step"] for r in rows[1]] == list(range(1, 8))
-    assert [r["train/loss"] for r in rows[0]] == [r["train/loss"] for r in rows[1]]
-
-
-def test_meshes_give_the_same_losses(tmp_path):
-    # Wide enough that the matrices are really split.
-    wide = ["--config.model.width=128", "--config.model.mlp_dim=512", "--config.total_steps=3"]
-    meshes = {"data": (-1, 1, 1), "fsdp": (1, 8, 1), "tensor": (2, 2, 2)}
-    for name, sizes in meshes.items():
-        mesh = [f"--config.mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), sizes)]
-        run(tmp_path / name, "mae_vitb", *wide, *mesh)
-    losses = [[r["train/loss"] for r in metrics(tmp_path / name)] for name in meshes]
-    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
-
-
 def folder_of_pictures(path, number=24):
     rng = np.random.default_rng(0)
     for i in range(number):

@@ -46,6 +46,13 @@ def test_time_to_go_is_right_after_a_twentieth_of_the_run_evaluations_included()
     assert told[1000][1] == 0
 
 
+def test_time_to_go_says_that_it_lacks_an_evaluation_that_was_never_timed():
+    clock = Clock()
+    progress = Progress(total_steps=100, batch_size=8, evaluates=True, stream=io.StringIO(), clock=clock)
+    shown = {step: progress.line() for step, _ in run(progress, clock, 100, eval_every=60, eval_s=4.0, until=80)}
+    assert shown[59].endswith("to go + evaluation") and shown[61].endswith("to go")
+
+
 def test_time_to_go_follows_the_recent_rate_and_not_the_mean():
     clock = Clock()
     progress = Progress(total_steps=2000, batch_size=8, stream=io.StringIO(), clock=clock)

@@ -12,7 +12,7 @@ asynchronous and atomic: a step's folder has its name only when all of it is wri
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from vitjax import checksums, loading, retention, stored, trees
+from vitjax import checksums, loading, multihost, retention, stored, trees
 from vitjax.errors import RunError, UserError
 from vitjax.loading import read_state, read_variables
 from vitjax.stored import FOLDER, ITEMS, Damaged, complete_steps, latest_step
@@ -197,7 +196,7 @@ class Checkpointer:
         lost = [x for mark in (stored.DAMAGED, stored.REMOVED) for x in stored.marked(self._directory, mark)]
         unfinished = stored.unfinished(self._directory)
         seen = [len(lost), len(unfinished), *stored.numbered(self._directory)]
-        first, second, *steps = _from_first_process(seen)
+        first, second, *steps = multihost.from_first(seen)
         return steps, first, second
 
     def _pass_over(self, folder: epath.Path, error: Damaged) -> None:
@@ -326,23 +325,13 @@ def _everywhere(folder: epath.Path, act: Callable[[], T]) -> T:
     except Exception as caught:  # whatever it is, the other processes have to know
         error = caught
     mine = 0 if error is None else 1 if isinstance(error, Damaged) else 2
-    worst = int(multihost_utils.process_allgather(np.asarray(mine)).max())
+    worst = int(multihost.gather(np.asarray([mine])).max())
     if worst > mine:
         text = "another process could not read its part of it"
         raise Damaged(folder, text) if worst == 1 else RunError(f"{folder}: {text}")
     if error is not None:
         raise error
     return result
-
-
-def _from_first_process(numbers: Sequence[int]) -> list[int]:
-    """The numbers that the first process holds, on every process."""
-    if jax.process_count() == 1:
-        return list(numbers)
-    count = int(multihost_utils.broadcast_one_to_all(np.asarray(len(numbers), np.int32)))
-    mine = np.zeros(count, np.int32)
-    mine[: len(numbers)] = numbers[:count]
-    return multihost_utils.broadcast_one_to_all(mine).tolist()
 
 
 def _is_news(record: Any) -> bool:

@@ -86,7 +86,7 @@ def evaluation(
     def hook(event: Event) -> None:
         finished = event.step == built.run.total_steps
         names = [name for name, e in evaluations.items() if due(event.step, e.every_steps, finished)]
-        known = [multihost.from_first(writer.has(event.step, f"eval/{name}/n")) for name in names]
+        known = multihost.from_first([int(writer.has(event.step, f"eval/{name}/n")) for name in names])
         asked = {name: evaluations[name] for name, done in zip(names, known) if not done}
         if not asked:
             return

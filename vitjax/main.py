@@ -206,7 +206,7 @@ def _begin(plan: Plan, enter: Enter) -> State:
 
 def _left_out(plan: Plan) -> tuple[int, ...]:
     """The batches that the run goes without; the first process may be the only one that has the file."""
-    return tuple(multihost.from_all([] if jax.process_index() else list(nonfinite.read_left_out(plan.home.local))))
+    return tuple(multihost.from_first(nonfinite.read_left_out(plan.home.local)))
 
 
 def _go(
@@ -228,6 +228,7 @@ def _go(
             batch_size=plan.built.run.batch_size,
             flops_per_step=flops_per_step,
             peak_flops=flops.peak(plan.mesh.devices.flat),
+            evaluates=bool(plan.evaluations),
         )
         stack.enter_context(progress)
         evaluate = hooks.evaluation(plan.built, plan.evaluations, plan.splits, plan.mesh, writer, progress, enter)

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -164,22 +164,31 @@ def fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def from_all(numbers: list[int]) -> list[int]:
+def gather(x: np.ndarray) -> np.ndarray:
+    """`x` [n, ...] of every process, stacked: [processes, n, ...]; all processes must call it with one shape.
+
+    Numbers of 64 bits stay whole, of which jax would keep 32.
+    """
+    if jax.process_count() == 1:
+        return x[None]
+    wide = x.dtype.itemsize == 8
+    gathered = multihost_utils.process_allgather(np.ascontiguousarray(x).view(np.int32) if wide else x)
+    return np.ascontiguousarray(gathered).view(x.dtype) if wide else gathered
+
+
+def from_all(numbers: Sequence[int]) -> list[int]:
     """The numbers, none below 0, that all processes hold, on each of them; all processes must call it."""
     if jax.process_count() == 1:
-        return numbers
-    longest = int(multihost_utils.process_allgather(np.asarray(len(numbers))).max())
+        return list(numbers)
+    longest = int(gather(np.asarray([len(numbers)])).max())
     message = np.full(longest, -1, np.int64)
     message[: len(numbers)] = numbers
-    everyone = multihost_utils.process_allgather(message).ravel() if longest else message
-    return [int(i) for i in everyone if i >= 0]
+    return [int(i) for i in gather(message).ravel() if i >= 0] if longest else []
 
 
-def from_first(number: int) -> int:
-    """Process 0's number, on each of them: for what all must see alike, such as the newest checkpoint."""
-    if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
+def from_first(numbers: Sequence[int]) -> list[int]:
+    """Process 0's numbers, none below 0, on each of them: for what all must see alike, such as the checkpoints."""
+    return from_all([] if jax.process_index() else numbers)
 
 
 def say(text: str, end: str = "\n") -> None:

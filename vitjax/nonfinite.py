@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from vitjax import multihost
 from vitjax.data.batches import batch_of
 from vitjax.errors import RunError, UserError
 from vitjax.loop import IN_FLIGHT, Event, Hook, step_key
@@ -246,13 +246,9 @@ class _Refusals:
 
 def _whole_index(batch: Mapping[str, np.ndarray]) -> list[int]:
     """The records of the global batch, of which each process holds some rows."""
-    rows, index = batch["row"], np.ascontiguousarray(batch["index"], np.int64)
-    if jax.process_count() > 1:
-        rows = multihost_utils.process_allgather(rows).ravel()
-        # In halves, because jax would make 32 bits of 64.
-        index = np.ascontiguousarray(multihost_utils.process_allgather(index.view(np.int32))).view(np.int64)
+    rows, index = (multihost.gather(batch[name]).ravel() for name in ("row", "index"))
     whole = np.empty(rows.max() + 1, np.int64)
-    whole[rows] = index.ravel()
+    whole[rows] = index
     return whole.tolist()
 
 

@@ -1,7 +1,7 @@
 """What a run shows while it runs: one line that is redrawn on a terminal, plain lines elsewhere.
 
 The time to go is the recent rate of steps plus the share of time that evaluations took so far, so that it is
-right before the last evaluation and not only after it.
+right before the last evaluation and not only after it. Before the first one it says that it does not know.
 """
 
 import collections
@@ -35,6 +35,7 @@ class Progress:
         batch_size: int,
         flops_per_step: float | None = None,
         peak_flops: float | None = None,
+        evaluates: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
@@ -43,6 +44,7 @@ class Progress:
           first_step: steps done by earlier attempts.
           flops_per_step: of the global batch; with `peak_flops` it gives the MFU.
           peak_flops: of all devices together, or None where it is not known.
+          evaluates: an evaluation ends the run; until one has been timed, the time to go says that it lacks it.
           stream: standard output by default.
         """
         self.bad_records = 0
@@ -50,6 +52,7 @@ class Progress:
         self._total = total_steps
         self._first = self._step = first_step
         self._batch_size = batch_size
+        self._evaluates = evaluates
         self._mfu_per_rate = flops_per_step / peak_flops if flops_per_step and peak_flops else None
         self._stream = sys.stdout if stream is None else stream
         self._active = jax.process_index() == 0
@@ -153,7 +156,8 @@ class Progress:
             parts.append(f"{self.refused:,} updates refused")
         left = self.eta_s()
         if left is not None:
-            parts.append(f"{duration(left)} to go")
+            untimed = self._evaluates and self._paused_until == self._first
+            parts.append(f"{duration(left)} to go{' + evaluation' if untimed else ''}")
         return "  ".join(parts)
 
     def __enter__(self) -> "Progress":
