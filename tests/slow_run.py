@@ -7,8 +7,9 @@ import ctypes
 import sys
 import time
 
-from vitjax import cli, evaluate, loop, main
+from vitjax import cli, evaluate, hooks, loop, main
 from vitjax.checkpoint import Checkpointer
+from vitjax.data import batches
 from vitjax.data.pipeline import Batches
 
 DWELL_S = 30
@@ -35,6 +36,12 @@ def dwell(phase: str) -> None:
         Batches.__next__ = dwelling(Batches.__next__, at=4)
     elif phase == "evaluating":
         evaluate.evaluate = dwelling(evaluate.evaluate)
+    elif phase == "logging":
+        hooks.log = lambda *made, log=hooks.log: dwelling(log(*made), at=5, seconds=2)
+    elif phase == "closing":
+        Checkpointer.close = dwelling(Checkpointer.close, seconds=2)
+    elif phase == "reading":  # for ever, in a thread of the loader; the pictures for the grid are read before
+        batches.TrainDataset._batch = dwelling(batches.TrainDataset._batch, at=4, seconds=3600)
     elif phase == "saving":
         Checkpointer.save = dwelling(Checkpointer.save, seconds=2)
     elif phase == "stepping":

@@ -175,7 +175,7 @@ def test_a_run_saved_by_one_process_goes_on_with_two(bereft, one):
 def test_when_a_process_is_killed_the_other_says_so_and_ends(bereft):
     _, (survivor, killed) = bereft
     assert killed.code == -signal.SIGKILL
-    assert survivor.code == 1, survivor.output
+    assert survivor.code == 75, survivor.output
     assert "error: another process of this run was lost" in survivor.output
     assert "The same command, on every host, goes on" in survivor.output
     print(f"the survivor ended {survivor.after_s - killed.after_s:.1f} s later")
@@ -195,13 +195,13 @@ def test_whichever_process_is_lost_the_other_ends(which):
     ended = meet(f"--kill={which}")
     killed, survivor = ended[which], ended[1 - which]
     assert killed.code == -signal.SIGKILL
-    assert survivor.code == 1 and "error: another process of this run was lost" in survivor.output, survivor.output
+    assert survivor.code == 75 and "error: another process of this run was lost" in survivor.output, survivor.output
 
 
 def test_what_one_process_refuses_ends_all_of_them():
     other, refusing = meet("--refuse=1")
     assert refusing.code == 2 and "error: a setting is wrong" in refusing.output, refusing.output
-    assert other.code == 1 and "error: another process of this run was lost" in other.output, other.output
+    assert other.code == 75 and "error: another process of this run was lost" in other.output, other.output
 
 
 def test_what_all_processes_refuse_each_of_them_says():
@@ -214,7 +214,7 @@ def test_processes_that_are_not_found_are_an_error_with_a_remedy():
     alone = ["--coordinator_address=127.0.0.1:9", "--num_processes=2", "--process_id=1", "--initialization_timeout_s=1"]
     started = [processes.start("tests/meeting.py", own) for own in (["--distributed"], alone)]
     (nowhere, _), (waiting, _) = (process.communicate(timeout=90) for process in started)
-    assert [process.returncode for process in started] == [2, 1], nowhere + waiting
+    assert [process.returncode for process in started] == [2, 75], nowhere + waiting
     assert "error: --distributed: no cluster was found in the environment" in nowhere
     assert "error: this process could not join 127.0.0.1:9 within --initialization_timeout_s=1" in waiting
     assert "no firewall closes its port" in waiting

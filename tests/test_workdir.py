@@ -13,7 +13,7 @@ from etils import epath
 import vitjax
 from vitjax import cli, evaluate, experiment, export, workdir
 from vitjax import main as main_module
-from vitjax.errors import UserError
+from vitjax.errors import RunError, UserError
 from vitjax.workdir import Workdir
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mae_vitb.py"
@@ -197,7 +197,7 @@ def test_a_fetch_that_breaks_off_is_done_again(bucket, monkeypatch):
         raise ConnectionError("gone")
 
     monkeypatch.setattr(Stored, "read_bytes", broken)
-    with pytest.raises(UserError, match="bucket/run cannot be opened: ConnectionError: gone.*credentials.*gcsfs"):
+    with pytest.raises(RunError, match="bucket/run cannot be opened: ConnectionError: gone.*credentials.*gcsfs"):
         started()
     monkeypatch.setattr(Stored, "read_bytes", read)
     assert (started().local / "metrics.jsonl").read_text() == "1\n"

@@ -6,8 +6,10 @@ value and the remedy.
 
 import argparse
 import errno
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from ml_collections import config_flags
 from vitjax import names
 from vitjax.errors import RunError, UserError
 
-RUN_ERROR = 1
+RUN_ERROR = RunError.exit_code
 USAGE_ERROR = 2
+LEAVE_S = 15.0
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _OVERRIDE = re.compile(r"^--config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 
@@ -32,17 +35,27 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """
     # Grain reads absl's flags in its workers and refuses to start before they are parsed.
     flags.FLAGS.mark_as_parsed()
+    code: int | None = RUN_ERROR
     try:
         code = main(sys.argv[1:])
     except UserError as error:
         code = _ended(error, USAGE_ERROR)
     except RunError as error:
-        code = _ended(error, RUN_ERROR)
+        code = _ended(error, error.exit_code)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         code = _ended(f"{error.filename or 'a file of the run'}: {error.strerror}; make room, and go on", RUN_ERROR)
+    finally:
+        _leave_at_last(code or 0)
     sys.exit(code or 0)
+
+
+def _leave_at_last(code: int) -> None:
+    """Ends the process soon, although Python waits for threads that hang, in a reader of a dead disk for one."""
+    timer = threading.Timer(LEAVE_S, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def _ended(message: object, code: int) -> int:

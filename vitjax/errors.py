@@ -6,4 +6,6 @@ class UserError(ValueError):
 
 
 class RunError(Exception):
-    """The run cannot go on; the message names what happened and the remedy. Shown without a traceback; exit code 1."""
+    """The run cannot go on; the message names what happened and the remedy. Shown without a traceback."""
+
+    exit_code = 1

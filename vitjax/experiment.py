@@ -163,18 +163,16 @@ def changes(experiment: Experiment, meant: Sequence[str] = ()) -> dict[str, str]
     """Setting -> 'before -> now', of what differs from the config that the run in the experiment's directory has.
 
     A run's length, its log, evaluators, mesh and loader may change; whatever else does would make the rest
-    of the run another experiment, unless the user says that it is `meant` ('config.a.b').
+    of the run another experiment, unless the user says that it is `meant` ('config.a.b'). 'pictures' and
+    'classes' stand for the data: with one picture more all later epochs have another order.
 
     Raises:
       UserError: something else differs, or `meant` names a setting that there is not.
     """
     if not (experiment.path / FILE).is_file():
         return {}
-    before, now = (
-        trees.flatten(_tuples_as_text(c))
-        for c in (_read_file(experiment.path)["config"], json.loads(json.dumps(experiment.config.to_dict())))
-    )
-    known = {f"config.{key.replace('/', '.')}": key for key in sorted({**before, **now})}
+    before, now = _settings(_read_file(experiment.path)), _settings(json.loads(json.dumps(to_json(experiment))))
+    known = {_key(path): path for path in sorted({**before, **now})}
     for key in meant:
         if key not in known:
             raise UserError(f"--changed={key}: there is no such setting{names.nearest(key, known)}")
@@ -183,11 +181,25 @@ def changes(experiment: Experiment, meant: Sequence[str] = ()) -> dict[str, str]
     if refused:
         listed = "; ".join(f"{key}={before.get(differ[key])}, not {now.get(differ[key])}" for key in refused)
         raise UserError(
-            f"the run in {experiment.path} began with {listed}; give the same settings to go on, or "
+            f"the run in {experiment.path} began with {listed}; give the same settings and pictures to go on, or "
             f"--changed={','.join(refused)} if that is meant, or another --workdir for a new run (config.init "
             "starts one from this run's weights)"
         )
     return {key: f"{before.get(path)} -> {now.get(path)}" for key, path in differ.items()}
+
+
+def _settings(saved: Mapping[str, Any]) -> dict[str, str]:
+    """Path -> text of all that makes a run what it is: its config, what its data are, and the type it computes in."""
+    run = saved["run"]
+    data = {"pictures": round(run["steps_per_epoch"] * run["batch_size"]), "classes": run["class_names"]}
+    facts = {name: json.dumps(value) for name, value in data.items()}
+    # As resolved: 'auto' is another type on another machine.
+    return trees.flatten(_tuples_as_text(saved["config"])) | facts | {"dtype": json.dumps(run["dtype"])}
+
+
+def _key(path: str) -> str:
+    """What the user calls it."""
+    return path if path in ("pictures", "classes") else f"config.{path.replace('/', '.')}"
 
 
 def read_config(path: str | Path) -> ml_collections.ConfigDict:

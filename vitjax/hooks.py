@@ -20,7 +20,7 @@ from vitjax.experiment import Experiment
 from vitjax.loop import Event, Hook
 from vitjax.periods import due
 from vitjax.progress import Progress
-from vitjax.supervisor import EVALUATING, SAVING, Enter
+from vitjax.supervisor import EVALUATING, LOGGING, SAVING, Enter
 from vitjax.writers import MetricsWriter
 
 # Whether the state is saved after a step.
@@ -90,10 +90,13 @@ def evaluation(
         asked = {name: evaluations[name] for name, done in zip(names, known) if not done}
         if not asked:
             return
-        enter(EVALUATING)
-        with progress.paused("evaluating"):
-            variables = export(event.state)
-            metrics = evaluate.evaluate(built, asked, variables, splits, mesh, baselines=finished)
+        try:
+            enter(EVALUATING)
+            with progress.paused("evaluating"):
+                variables = export(event.state)
+                metrics = evaluate.evaluate(built, asked, variables, splits, mesh, baselines=finished)
+        finally:
+            enter(LOGGING)
         writer.write(event.step, metrics)
         progress.say(evaluate.table(metrics))
         for split, found in splits.bad.items():

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from vitjax import sharding
 from vitjax.objective import Metrics, Objective, Run, State
-from vitjax.supervisor import STEPPING, WAITING, Interrupted
+from vitjax.supervisor import LOGGING, STEPPING, WAITING, Interrupted
 
 # Steps that may be on their way to the device at once: enough to hide the host, few enough to bound memory.
 IN_FLIGHT = 2
@@ -114,7 +114,9 @@ def train(
         in_flight.append(metrics["loss"] if "loss" in metrics else next(iter(metrics.values())))
         if len(in_flight) > IN_FLIGHT:
             jax.block_until_ready(in_flight.popleft())
-        upcoming = None if number == total_steps or stop() else fetch()
+        upcoming = None if stop() or number == total_steps else fetch()
+        if upcoming is None:
+            enter(LOGGING)
         event = Event(number, state, metrics, host_batch, waited_s, upcoming is None)
         for hook in hooks:
             hook(event)
@@ -128,8 +130,11 @@ def _fetcher(batches: Iterator[Any], enter: Callable[[str], None]) -> Callable[[
         before = time.perf_counter()
         try:
             enter(WAITING)
-            return next(batches), time.perf_counter() - before
+            batch = next(batches)
+            enter(LOGGING)
         except Interrupted:
+            enter(LOGGING)
             return None
+        return batch, time.perf_counter() - before
 
     return fetch

@@ -8,6 +8,7 @@ stopped; Ctrl-C and SIGTERM save first.
 """
 
 import contextlib
+import functools
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,7 @@ from vitjax.experiment import Experiment
 from vitjax.objective import State
 from vitjax.periods import due
 from vitjax.progress import Progress, start_table
-from vitjax.supervisor import COMPILING, EVALUATING, RESTORING, Enter, Interrupted, Supervisor
+from vitjax.supervisor import COMPILING, EVALUATING, RESTORING, SAVING, Enter, Interrupted, Supervisor
 from vitjax.workdir import Workdir
 from vitjax.writers import MetricsWriter
 
@@ -145,13 +146,17 @@ def train(
         plan.checkpointer.prepare(plan.abstract)
         traced = loop.trace_step(plan.built.objective, plan.built.run, plan.built.config.seed, plan.mesh, plan.abstract)
         flops_per_step = flops.count_jaxpr(traced.jaxpr)
-        multihost.say(start_table(summary.facts(plan.built, plan.source, plan.mesh, state, flops_per_step)))
-        step_fn, left_out = _compiled(traced), _left_out(plan)
+        facts = summary.facts(plan.built, plan.source, plan.mesh, state, flops_per_step, plan.changed)
+        multihost.say(start_table(facts))
+        # Not yet: the run may be done. And once, however often it goes back.
+        step_fn = functools.cache(lambda: _compiled(traced))
+        left_out = _left_out(plan)
         while True:
             try:
                 return _go(plan, step_fn, flops_per_step, state, left_out, stop, enter)
             except nonfinite.Rewind as rewind:
                 multihost.say(str(rewind))
+                plan.home.push()
                 left_out = (*left_out, rewind.batch)
             # Out here, where the exception no longer holds the state that it left.
             state = _begin(plan, enter)
@@ -197,6 +202,9 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
 
 def _begin(plan: Plan, enter: Enter) -> State:
     """The state of the newest checkpoint that can be read, or that of step 0."""
+    # After a rewind a save may be on its way.
+    enter(SAVING)
+    plan.checkpointer.wait()
     enter(RESTORING)
     restored = plan.checkpointer.restore_newest(plan.abstract)
     if restored is not None:
@@ -211,7 +219,7 @@ def _left_out(plan: Plan) -> tuple[int, ...]:
 
 def _go(
     plan: Plan,
-    step_fn: Callable,
+    step_fn: Callable[[], Callable],
     flops_per_step: float,
     state: State,
     left_out: Sequence[int],
@@ -239,8 +247,9 @@ def _go(
             if first >= total:
                 progress.say(f"The run has all its {first:,} steps; a larger --config.total_steps goes on.")
                 return True
+            enter(COMPILING)
             state = loop.train(
-                step_fn,
+                step_fn(),
                 state,
                 stack.enter_context(plan.loader(first, left_out)),
                 first_step=first,
@@ -253,6 +262,7 @@ def _go(
         except Interrupted:
             # In an evaluation, before which the state was saved.
             return False
+        enter(SAVING)
         return int(state.step) == total
 
 
@@ -272,7 +282,14 @@ def _hooks(
         hooks.profile(built.path / "profile", plan.profile.start_step, plan.profile.steps),
         hooks.pictures(built, plan.splits, plan.mesh, writer, log.pictures_every_steps),
         nonfinite.hook(
-            built.path, plan.source, progress, plan.policy, seed=built.config.seed, left_out=left_out, saves=saves
+            built.path,
+            plan.source,
+            progress,
+            plan.policy,
+            seed=built.config.seed,
+            left_out=left_out,
+            saves=saves,
+            run=plan.home.path,
         ),
         hooks.save(plan.checkpointer, writer, saves, enter, follow=plan.home.push),
     ]

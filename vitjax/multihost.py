@@ -35,7 +35,7 @@ HEARTBEAT_TIMEOUT_S = 50
 SHUTDOWN_TIMEOUT_S = 60
 # A process that failed leaves even if something of it hangs; before, it lets the others tell the same error.
 LEAVE_S, LAST_WORDS_S = 20.0, 2.0
-LOST = 1  # exit code
+LOST = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command may well succeed
 # What Gloo, NCCL and jax's service say when the other end of a connection is gone.
 _OF_A_LOST_PROCESS = re.compile(
     r"closed by peer|reset by peer|socket closed|gloo .*fail|nccl .*error|heartbeat|coordination service",
@@ -71,6 +71,12 @@ def add_options(options: argparse.ArgumentParser) -> None:
     )
 
 
+class ProcessLost(RunError):
+    """Another process of the run is gone."""
+
+    exit_code = LOST
+
+
 @contextlib.contextmanager
 def session(values: argparse.Namespace) -> Iterator[None]:
     """Inside, this process belongs to the run that the options name; to be entered before jax has devices.
@@ -80,7 +86,7 @@ def session(values: argparse.Namespace) -> Iterator[None]:
 
     Raises:
       UserError: the options do not fit, or the other processes cannot be found.
-      RunError: another process was lost.
+      ProcessLost: another process was lost.
     """
     initialize(values)
     try:
@@ -89,9 +95,10 @@ def session(values: argparse.Namespace) -> Iterator[None]:
             multihost_utils.sync_global_devices("end of the run")
     except BaseException as error:
         if jax.distributed.is_initialized():
-            _leave_soon(_exit_code(error))
-            if _is_of_a_lost_process(error):
-                raise RunError(f"{_lost_message()} ({str(error).splitlines()[0]})") from error
+            lost = _is_of_a_lost_process(error)
+            _leave_soon(LOST if lost else _exit_code(error))
+            if lost:
+                raise ProcessLost(f"{_lost_message()} ({str(error).splitlines()[0]})") from error
         raise
 
 

@@ -112,6 +112,7 @@ def hook(
     seed: int,
     left_out: Sequence[int],
     saves: Callable[[Event], bool],
+    run: Any = None,
 ) -> Hook:
     """Looks at every step once its numbers are there, and does what `policy` says about a refused update.
 
@@ -122,12 +123,13 @@ def hook(
     Args:
       left_out: the batches that this part of the run passes over.
       saves: whether a checkpoint is due.
+      run: what the user calls the run; `workdir` where that is no mirror of it.
 
     Raises, from the hook:
       Rewind: the run is to go back.
       RunError: the run is to stop.
     """
-    refusals = _Refusals(Path(workdir), source, progress, policy, seed, tuple(left_out))
+    refusals = _Refusals(Path(workdir), source, progress, policy, seed, tuple(left_out), run or workdir)
     unseen: collections.deque[tuple[int, Mapping[str, np.ndarray], Metrics]] = collections.deque()
 
     def look(event: Event) -> None:
@@ -154,8 +156,9 @@ class _Refusals:
         policy: Policy,
         seed: int,
         left_out: tuple[int, ...],
+        run: Any,
     ):
-        self._workdir, self._source, self._progress = workdir, source, progress
+        self._workdir, self._source, self._progress, self._run = workdir, source, progress, run
         self._policy, self._seed, self._left_out = policy, seed, left_out
         self._in_a_row = 0
         # What was done again after an interruption is not written twice.
@@ -206,7 +209,7 @@ class _Refusals:
         return None
 
     def _advice(self, step: int) -> str:
-        command = f"python -m vitjax.replay {shlex.quote(str(self._workdir))} --step={step}"
+        command = f"python -m vitjax.replay {shlex.quote(str(self._run))} --step={step}"
         return f"The pictures are named in {self._workdir / FILE}; this runs the step again: {command}"
 
     def _row(

@@ -28,6 +28,7 @@ from vitjax.errors import UserError
 from vitjax.experiment import Experiment
 from vitjax.objective import GRADIENT, State
 from vitjax.progress import start_table
+from vitjax.workdir import Workdir
 
 # What may be another than in the run: where it runs, and where the pictures lie.
 MAY_CHANGE = tuple(f"config.{key}" for key in ("mesh.", "dtype", "data.path", "data.workers", "data.cache_dir"))
@@ -62,19 +63,20 @@ def main(argv: Sequence[str]) -> None:
     options.add_argument("--from_start", action="store_true", help="if there is no checkpoint before, begin at step 1")
     cli.add_allow_cpu(options)
     values, given = cli.parse(options, argv)
-    workdir = Path(values.workdir or values.directory or "")
     if bool(values.workdir) == bool(values.directory):
         raise UserError("name one run: python -m vitjax.replay DIR --step=N")
     other = [key for key in cli.keys(given) if not key.startswith(MAY_CHANGE)]
     if other:
         raise UserError(f"{other[0]}: a replay does what the run did; it takes {', '.join(MAY_CHANGE)} alone")
-    config = experiment.read_config(workdir)
-    config.mesh, config.dtype = base_config().mesh, experiment.read_dtype(workdir)
+    home = Workdir(values.workdir or values.directory)
+    home.fetch()
+    config = experiment.read_config(home.path)
+    config.mesh, config.dtype = base_config().mesh, experiment.read_dtype(home.path)
     tracked = Tracked(cli.override(config, given))
     devices.check(values.allow_cpu)
     devices.use_compilation_cache()
-    attempt = find_attempt(workdir, values.step, values.batch)
-    replay(experiment.read(workdir, tracked), attempt, values.save, values.from_start)
+    attempt = find_attempt(home.local, values.step, values.batch)
+    replay(experiment.read(home.path, tracked), attempt, values.save, values.from_start)
 
 
 def replay(built: Experiment, attempt: Attempt, save: str | None = None, from_start: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import collections
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,8 +14,12 @@ from vitjax.experiment import Experiment
 from vitjax.objective import State
 
 
-def facts(built: Experiment, source: Any, mesh: Mesh, state: State, flops_per_step: float) -> dict[str, str]:
-    """Name -> text: the model, the machine, the data, the rates and the horizon of a run."""
+def facts(
+    built: Experiment, source: Any, mesh: Mesh, state: State, flops_per_step: float, changed: Mapping[str, str]
+) -> dict[str, str]:
+    """Name -> text: the model, the machine, the data, the rates, the horizon of a run, and what `changed` since its
+    last start.
+    """
     run, config, first = built.run, built.config, int(state.step)
     return {
         "objective": experiment.title(config),
@@ -28,7 +33,7 @@ def facts(built: Experiment, source: Any, mesh: Mesh, state: State, flops_per_st
         "horizon": _horizon(run),
         "start": f"from the checkpoint of step {first:,}" if first else "fresh",
         "workdir": str(built.path),
-    }
+    } | ({"changed": "\n".join(f"{key}: {what}" for key, what in changed.items())} if changed else {})
 
 
 def _devices(mesh: Mesh, dtype: Any) -> str:

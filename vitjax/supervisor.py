@@ -5,6 +5,7 @@ collective hangs. Here the handler's C part writes the signal's number to a pipe
 it, whatever the main thread is doing. The same thread notices when no step has been made for long.
 """
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vitjax.errors import UserError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STALLED = 124  # exit code, as of timeout(1)
 STACKS = "stacks_{pid}.txt"
@@ -27,6 +30,7 @@ RESTORING = "restoring a checkpoint"
 COMPILING = "compiling"
 WAITING = "waiting for data"
 STEPPING = "making a step"
+LOGGING = "logging"
 EVALUATING = "evaluating"
 SAVING = "saving"
 # The newest checkpoint holds all there is: there is nothing to wait for.
@@ -35,6 +39,8 @@ NOTHING_NEW = (STARTING, RESTORING, COMPILING)
 INTERRUPTIBLE = (WAITING, EVALUATING)
 
 POLL_S = 0.5
+# For the last words: a directory may hang, and so may a terminal.
+LAST_WORDS_S = 5.0
 
 Enter = Callable[[str], None]
 
@@ -70,13 +76,22 @@ class Supervisor:
           preempted_exit_code: after SIGTERM. Not 0: a scheduler must not take the job for done.
           stacks: a folder for the stacks of all threads at a stall; they are also printed.
           interrupts: phases may be broken off. Not where other processes would wait in a collective.
+
+        Raises:
+          UserError: a time is negative, or the exit code would say that the run is done or that it failed.
         """
+        for name, value in dict(grace_s=grace_s, watchdog_s=watchdog_s).items():
+            if value < 0:
+                raise UserError(f"config.{name}={value} must be at least 0")
+        if not 2 < preempted_exit_code < 256:
+            raise UserError(f"config.preempted_exit_code={preempted_exit_code} must lie in 3..255; 143 is usual")
         self.phase = STARTING
         self.signal: int | None = None
         self._command, self._newest = command, newest
         self._grace_s, self._watchdog_s = grace_s, watchdog_s
         self._exit_codes = {signal.SIGINT: 128 + signal.SIGINT, signal.SIGTERM: preempted_exit_code}
         self._stacks, self._interrupts, self._leave = stacks, interrupts, leave
+        self._interrupted = False
         self._beat = time.monotonic()
         self._deadline: float | None = None
         self._over = threading.Event()
@@ -123,9 +138,9 @@ class Supervisor:
     def _handle(self, number: int, frame: Any) -> None:
         """In the main thread, as soon as that runs Python again."""
         self.signal = self.signal or number
-        if self._is_interruptible():
-            # Only once: the clean-up that follows must not be broken off.
-            self._interrupts = False
+        # Only once: the clean-up that follows must not be broken off.
+        if self._is_interruptible() and not self._interrupted:
+            self._interrupted = True
             raise Interrupted
 
     def _is_interruptible(self) -> bool:
@@ -169,19 +184,31 @@ class Supervisor:
             f"No step for {silent_s:.0f} s (config.watchdog_s={self._watchdog_s:g}) while {self.phase}: the run "
             "hangs and ends now. The stacks of all its threads:"
         )
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        if self._stacks is not None:
+        self._leave_at_last(STALLED)
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        with contextlib.suppress(OSError, TypeError):
             with open(self._stacks / STACKS.format(pid=os.getpid()), "w") as file:
                 faulthandler.dump_traceback(file=file, all_threads=True)
         self._go(STALLED)
 
     def _go(self, code: int) -> None:
         """Leaves from this thread: the main thread may never come back to Python."""
-        self._say(f"{self._newest()}\nTo go on: {self._command}")
-        for child in multiprocessing.active_children():
-            child.kill()
-        self._leave(code)
+        self._leave_at_last(code)
+        try:
+            self._say(f"{self._newest()}\nTo go on: {self._command}")
+            for child in multiprocessing.active_children():
+                child.kill()
+        finally:
+            self._leave(code)
+
+    def _leave_at_last(self, code: int) -> None:
+        """Leaves soon, even if what is still to be said cannot be."""
+        timer = threading.Timer(LAST_WORDS_S, self._leave, (code,))
+        timer.daemon = True
+        timer.start()
 
     def _say(self, text: str) -> None:
         # One write, to the file itself: the main thread may hold the lock of a buffer for good.
-        os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.write(sys.stderr.fileno(), f"\n{text}\n".encode())

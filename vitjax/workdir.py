@@ -23,7 +23,7 @@ from absl import logging
 from etils import epath
 
 from vitjax import devices
-from vitjax.errors import UserError
+from vitjax.errors import RunError, UserError
 
 MIRRORS = "workdirs"  # in the cache folder
 STAMP = ".mirror.json"  # which push the directory and its mirror are of
@@ -63,7 +63,7 @@ class Workdir:
         What lies directly in `path` comes back; of folders their names alone.
 
         Raises:
-          UserError: `path` cannot be reached.
+          RunError: `path` cannot be reached, now.
         """
         if not self.is_remote:
             return
@@ -74,7 +74,7 @@ class Workdir:
             else:
                 self._take_over(there)
         except Exception as error:
-            raise UserError(
+            raise RunError(
                 f"--workdir={self.path} cannot be opened: {type(error).__name__}: {error}; check the name, the "
                 "network and the credentials (gs:// needs `pip install gcsfs`, s3:// needs `pip install s3fs`)"
             ) from error

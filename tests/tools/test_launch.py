@@ -1,6 +1,7 @@
 """The launch scripts, as far as they can be tested without a cluster: what they would run."""
 
 import os
+import re
 import shlex
 import subprocess
 import threading
@@ -45,7 +46,7 @@ def test_slurm_starts_a_process_for_each_gpu_and_requeues_a_preempted_run():
         assert wanted in directives
 
 
-@pytest.mark.parametrize("code, requeued", [(0, False), (1, False), (2, False), (137, True), (143, True)])
+@pytest.mark.parametrize("code, requeued", [(0, False), (1, False), (2, False), (130, False), (75, True), (124, True), (137, True), (143, True)])
 def test_slurm_requeues_by_exit_code(tmp_path, code, requeued):
     for name, body in (("srun", f"exit {code}"), ("scontrol", f"echo requeued >> {tmp_path}/log")):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
@@ -135,6 +136,6 @@ def test_gke_restarts_all_but_wrong_commands():
 
 def test_scripts_know_the_defaults_of_the_config():
     config = base_config()
-    if "grace_s" in config:
-        assert f"GRACE_S:-{config.grace_s:g}" in (LAUNCH / "gke.sh").read_text()
-        assert f"PREEMPTED={config.preempted_exit_code}" in (LAUNCH / "slurm.sh").read_text()
+    assert f"GRACE_S:-{config.grace_s:g}" in (LAUNCH / "gke.sh").read_text()
+    final = re.search(r'FINAL="(.*?)"', (LAUNCH / "slurm.sh").read_text())[1].split()
+    assert str(config.preempted_exit_code) not in final

@@ -23,8 +23,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 CONFIG=${CONFIG:-configs/mae_vitb.py}
 WORKDIR=${WORKDIR:-runs/mae} # on a file system that all nodes see, or gs://, s3://
 MAX_RESTARTS=${MAX_RESTARTS:-100}
-PREEMPTED=143 # config.preempted_exit_code
-KILLED=137    # out of memory, or a node that failed
+FINAL=" 0 1 2 130 " # done, cannot go on, a wrong setting, Ctrl-C; anything else (preempted, killed, hung) starts again
 
 run() {
     if [[ -n ${DRY_RUN:-} ]]; then
@@ -42,10 +41,10 @@ run srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-12}" --kill-on-bad-exit=0 \
 code=$?
 
 if [[ -n ${DRY_RUN:-} ]]; then
-    echo "# on exit code $PREEMPTED or $KILLED:"
-    code=$PREEMPTED
+    echo "# on any exit code but$FINAL:"
+    code=143
 fi
-if [[ $code == "$PREEMPTED" || $code == "$KILLED" ]]; then
+if [[ $FINAL != *" $code "* ]]; then
     if ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
         echo "not requeued: MAX_RESTARTS=$MAX_RESTARTS is reached"
         exit "$code"

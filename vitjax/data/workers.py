@@ -36,7 +36,9 @@ def set_up(*_: Any) -> None:
     """Set-up of a decoding process: it takes no accelerator's memory, and outlives the trainer by no means."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the trainer ends them
+    # Ctrl-C and a scheduler's SIGTERM reach all processes of a group; the trainer still needs these to save.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -63,7 +65,7 @@ class Watched:
         self._iterator, self._count, self._others, self._endless = iterator, count, others, endless
         self._processes: set[BaseProcess] = set()
         self._asked, self._answers = queue.SimpleQueue(), queue.SimpleQueue()
-        self._abandoned = False
+        self._abandoned = self._waiting = False
         threading.Thread(target=self._answer, args=(iterator, self._asked, self._answers), daemon=True).start()
 
     def __iter__(self) -> Iterator[Any]:
@@ -72,10 +74,12 @@ class Watched:
     def __next__(self) -> Any:
         self._find()
         self._asked.put(True)
+        self._waiting = True
         dead_since = None
         while True:
             try:
                 batch, error = self._answers.get(timeout=CHECK_S)
+                self._waiting = False
                 break
             except queue.Empty:
                 self._find()
@@ -92,7 +96,8 @@ class Watched:
     def close(self) -> None:
         """Ends the processes; may be called twice."""
         self._asked.put(False)
-        if self._dead():
+        # A wait that was broken off still holds grain's lock.
+        if self._waiting or self._dead():
             self._abandon()
         elif not self._abandoned:
             self._iterator.close()
