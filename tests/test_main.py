@@ -137,6 +137,31 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         run(tmp_path, "quickstart", "--config.model.width=64", "--config.total_steps=3")
 
 
+def test_a_run_whose_pictures_changed_is_refused_unless_that_is_meant(tmp_path):
+    """With one picture more all that follows would have another order."""
+    pictures = tmp_path / "pictures"
+    folder_of_pictures(pictures)
+    given = flags("mae_vitb", f"--config.data.path={pictures}")
+    main_module.train(cli.load_config(given), tmp_path / "run")
+    folder_of_pictures(pictures, number=25)
+    longer = cli.load_config([*given, "--config.total_steps=3"])
+    with pytest.raises(UserError, match=r"began with pictures=24, not 25;.*--changed=pictures"):
+        main_module.train(longer, tmp_path / "run")
+    assert main_module.train(longer, tmp_path / "run", changed=["pictures"])
+    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert history[-1]["changed"] == {"config.total_steps": "2 -> 3", "pictures": "24 -> 25"}
+
+
+def test_a_setting_that_is_meant_to_change_is_named(tmp_path):
+    run(tmp_path, "mae_vitb")
+    given = flags("mae_vitb", "--config.total_steps=3", "--config.optim.weight_decay=0.1")
+    with pytest.raises(UserError, match=r"weight_decay=0.05, not 0.1;.*--changed=config\.optim\.weight_decay"):
+        main_module.train(cli.load_config(given), tmp_path)
+    with pytest.raises(UserError, match=r"--changed=config\.optim\.decay: there is no such setting"):
+        main_module.train(cli.load_config(given), tmp_path, changed=["config.optim.decay"])
+    assert main_module.train(cli.load_config(given), tmp_path, changed=["config.optim.weight_decay"])
+
+
 def test_a_finished_run_goes_on_when_it_is_made_longer(tmp_path):
     assert run(tmp_path, "mae_vitb")
     assert run(tmp_path, "mae_vitb")  # nothing left to do

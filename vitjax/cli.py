@@ -23,6 +23,10 @@ from vitjax.errors import RunError, UserError
 RUN_ERROR = RunError.exit_code
 USAGE_ERROR = 2
 LEAVE_S = 15.0
+NO_MEMORY = (
+    "the device's memory is too small for this: use a smaller config.batch_size, or more config.accum, "
+    "config.model.remat=True where the model has it, or more devices with config.mesh.fsdp=-1"
+)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _OVERRIDE = re.compile(r"^--config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 
@@ -46,6 +50,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         if error.errno not in NO_ROOM:
             raise
         code = _ended(f"{error.filename or 'a file of the run'}: {error.strerror}; make room, and go on", RUN_ERROR)
+    except Exception as error:
+        # jax's own class, which this module does without importing jax.
+        if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        code = _ended(f"{NO_MEMORY} ({str(error).splitlines()[0]})", RUN_ERROR)
     finally:
         _leave_at_last(code or 0)
     sys.exit(code or 0)
@@ -80,6 +89,9 @@ def parse(options: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argpar
       UserError: an unknown or incomplete option.
     """
     values, rest = options.parse_known_args(argv)
+    if "--config" in rest[:-1]:  # with a space in place of '='
+        at = rest.index("--config")
+        rest[at : at + 2] = [f"--config={rest[at + 1]}"]
     for flag in rest:
         if not re.match(r"^--config([.=]|$)", flag):
             known = [o for action in options._actions for o in action.option_strings] + ["--config"]
@@ -105,8 +117,16 @@ def load_config(config_flags_given: Sequence[str]) -> ml_collections.ConfigDict:
         values(["vitjax", files[0]])
     except flags.Error as error:
         # absl wraps what `get_config` raises.
-        raise UserError(f"--config={path}: {error.__cause__ or error.__context__ or error}") from error
+        raise UserError(f"--config={path}: {_root(error)}") from error
     return override(holder.value, [flag for flag in config_flags_given if flag not in files])
+
+
+def _root(error: BaseException) -> BaseException:
+    """The user's mistake that absl wrapped, or what comes nearest to one."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    return next((e for e in chain if isinstance(e, UserError)), chain[1] if len(chain) > 1 else error)
 
 
 def override(

@@ -196,6 +196,12 @@ class Tracked(Mapping):
         """The keys that nothing has read so far, as 'config.a.b'."""
         return sorted(set(_leaves(self._config, self._path)) - self._read)
 
+    def _value(self, key: str) -> Any:
+        value = self._config
+        for name in key.split(".")[1:]:
+            value = value[name]
+        return value
+
     def refuse_unread(self, given: Collection[str] = ()) -> None:
         """Nothing, if every key that somebody set for this experiment has been read.
 
@@ -206,7 +212,12 @@ class Tracked(Mapping):
           UserError: such a key was read by nothing, so that its value has no effect.
         """
         defaults = set(_leaves(base_config(), "config")) - set(given)
-        unread = [key for key in self.unread() if key not in defaults]
+        unread = [key for key in self.unread() if key not in defaults and self._value(key) is not None]
+        if "config.total_epochs" in unread:
+            raise UserError(
+                f"config.total_epochs={self._config.total_epochs} has no effect beside config.total_steps="
+                f"{self._config.total_steps}, which wins; add --config.total_steps=None to count in epochs"
+            )
         if unread:
             these, them = ("these keys", "them") if len(unread) > 1 else ("this key", "it")
             raise UserError(

@@ -97,7 +97,8 @@ def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> 
     module = names.find("evals", settings.name, f"config.evals.{name}.name")
     # The labels are those of the pictures to evaluate on: pretraining may have had none.
     labels = splits.source(settings.eval_split).class_names
-    spec = dict(built.run.batch_spec) | {field: None for field in labels}
+    pictures = {name: x for name, x in built.run.batch_spec.items() if name.split("/")[0] != "label"}
+    spec = pictures | {field: None for field in labels}
     evaluator = module.make(settings, built.run._replace(batch_spec=spec, class_names=labels))
     for split in evaluator.splits:
         splits.source(split)
@@ -215,9 +216,11 @@ def main(argv: Sequence[str]) -> None:
     splits = Splits(tracked, mesh)
     evaluations = prepare(built, splits)
     tracked.refuse_unread(cli.keys(given))
-    metrics = evaluate(built, evaluations, experiment.variables(built), splits, mesh)
+    variables, step = experiment.variables_and_step(built)
+    print(f"{built.path}, step {step:,}")
+    metrics = evaluate(built, evaluations, variables, splits, mesh)
     print(table(metrics))
-    row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "given": given, **metrics}
+    row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "step": step, "given": given, **metrics}
     # Object stores cannot append.
     file = built.path / EVALUATIONS
     before = file.read_text() if file.exists() else ""

@@ -232,6 +232,8 @@ def read_dtype(path: str | Path) -> str:
 def _read_file(path: str | Path) -> dict[str, Any]:
     """`config.json` of a run or an export."""
     file = opened(path) / FILE
+    if not opened(path).exists():
+        raise UserError(f"{path}: there is no such directory; give that of a run or of an export")
     if not file.is_file():
         raise UserError(f"{path} holds no {FILE}: give the --workdir of a run, or an export's directory")
     saved = json.loads(file.read_text())
@@ -308,7 +310,10 @@ def given_weights(experiment: Experiment) -> dict[str, Any]:
 
 def _given_part(name: str, path: str) -> dict[str, Any]:
     """The leaves of part `name` in the weights at `path`, under unstacked names."""
-    flat = trees.unstack(trees.flatten(variables(read(path))))
+    try:
+        flat = trees.unstack(trees.flatten(variables(read(path))))
+    except UserError as error:
+        raise UserError(f"config.init.{name}={path!r}: {error}") from error
     part = {k: np.asarray(v) for k, v in flat.items() if k.split("/")[1] == name}
     if not part:
         raise UserError(f"config.init.{name}={path!r}: the weights there have no part {name!r}")

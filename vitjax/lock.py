@@ -26,12 +26,15 @@ def hold(workdir: Path) -> Iterator[None]:
     nothing to clean up.
 
     Raises:
-      UserError: another run is alive there.
+      UserError: another run is alive there, or a file is in its place.
     """
     if jax.process_index():
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--workdir={workdir}: a file is in the way; give a directory") from error
     with open(workdir / FILE, "a+") as file:
         _take(file, workdir)
         file.truncate(0)

@@ -76,7 +76,10 @@ def main(argv: Sequence[str]) -> int:
     cli.add_allow_cpu(options)
     multihost.add_options(options)
     options.add_argument(
-        "--changed", default="", metavar="KEYS", help="settings that are meant to differ from the run's so far"
+        "--changed",
+        default="",
+        metavar="KEYS",
+        help="settings that are meant to differ from those of the run so far: config.a.b,config.c",
     )
     values, flags = cli.parse(options, argv)
     config = Tracked(cli.load_config(flags))
@@ -104,6 +107,8 @@ def main(argv: Sequence[str]) -> int:
                 enter=supervisor.enter,
             )
     if finished:
+        run = f"--workdir={shlex.quote(str(home.path))}"
+        multihost.say(f"All is in {home.path}. To take the weights away: python -m vitjax.export {run} --out=DIR")
         return 0
     multihost.say(f"Stopped. {_newest(home)}\nTo go on: {command}")
     # Of several processes one got the signal, and all stopped.

@@ -133,7 +133,9 @@ def check_batch_size(batch_size: int, mesh: Mesh, accum: int = 1) -> None:
       UserError: it does not; the message names the nearest sizes that do.
     """
     unit = _shards(mesh) * accum
-    if batch_size < 1 or batch_size % unit:
+    if batch_size < 1:
+        raise UserError(f"config.batch_size={batch_size} must be at least 1; try {unit}")
+    if batch_size % unit:
         below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
         near = f"{below} or {above}" if below > 0 else f"{above}"
         parts = f"{_shards(mesh)} shards (config.mesh.data x config.mesh.fsdp)"

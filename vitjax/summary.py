@@ -28,12 +28,18 @@ def facts(
         "state": sharding_table(state, mesh),
         "compute": f"{flops_per_step / run.batch_size / 1e9:.3g} GFLOP a picture, forward and backward",
         "data": _data(source, run),
-        "batch": f"{run.batch_size:,} pictures in {config.accum} part(s), {run.steps_per_epoch:,.1f} steps an epoch",
+        "batch": f"{run.batch_size:,} pictures in {config.accum} part(s), {_per_epoch(run)}",
         "learning rate": _rates(config, run),
         "horizon": _horizon(run),
-        "start": f"from the checkpoint of step {first:,}" if first else "fresh",
+        "start": f"from the checkpoint of step {first:,}" if first else _fresh(config.init),
         "workdir": str(built.path),
     } | ({"changed": "\n".join(f"{key}: {what}" for key, what in changed.items())} if changed else {})
+
+
+def _fresh(init: Any) -> str:
+    """How a run begins that has no checkpoint."""
+    given = [f"{part} from {path}" for part, path in init.items() if path]
+    return "fresh" + "".join(f", {text}" for text in given)
 
 
 def _devices(mesh: Mesh, dtype: Any) -> str:
@@ -51,6 +57,12 @@ def _parameters(state: State) -> str:
 def _data(source: Any, run: Any) -> str:
     kilobytes = run.batch_spec["image"].size / run.batch_size / 1e3
     return f"{source!r}: {len(source):,} pictures, {kilobytes:,.0f} kB each on the way to the device"
+
+
+def _per_epoch(run: Any) -> str:
+    if run.steps_per_epoch < 1:
+        return f"each picture {1 / run.steps_per_epoch:,.1f} times in every batch: the data are few for it"
+    return f"{run.steps_per_epoch:,.1f} steps an epoch"
 
 
 def _rates(config: Any, run: Any) -> str:

@@ -176,7 +176,7 @@ class Supervisor:
         if self.phase in NOTHING_NEW:
             self._say(f"Stopped while {self.phase}: there is nothing new to save.")
             self._go(self.exit_code)
-        self._say(f"Stopping ({self.phase}); the state is being saved. Ctrl-C again leaves at once.")
+        self._say(f"Stopping ({self.phase}); what is not saved yet will be. Ctrl-C again leaves at once.")
 
     def _stall(self, silent_s: float) -> None:
         """Ends a run that hangs: a job that fails is started again, one that hangs is paid for."""

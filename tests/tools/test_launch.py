@@ -46,8 +46,9 @@ def test_slurm_starts_a_process_for_each_gpu_and_requeues_a_preempted_run():
         assert wanted in directives
 
 
-@pytest.mark.parametrize("code, requeued", [(0, False), (1, False), (2, False), (130, False), (75, True), (124, True), (137, True), (143, True)])
-def test_slurm_requeues_by_exit_code(tmp_path, code, requeued):
+@pytest.mark.parametrize("code", (0, 1, 2, 130, 75, 124, 137, 143))
+def test_slurm_requeues_by_exit_code(tmp_path, code):
+    requeued = code in (75, 124, 137, 143)
     for name, body in (("srun", f"exit {code}"), ("scontrol", f"echo requeued >> {tmp_path}/log")):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)

@@ -119,13 +119,29 @@ def chosen_fields(config: Any, run: Any) -> tuple[str, ...]:
     if not known:
         raise UserError(
             f"{setting}={fields}: the data set has no labels; give data that has them (one folder a class, "
-            f"say), or a config without config.evals.{config.name}"
+            f"say), or switch the evaluator off with --config.evals.{config.name}.every_steps=-1"
         )
     missing = [field for field in fields if field not in known]
     if missing or not fields:
         wrong = f"there is no {', '.join(missing)}" if missing else "none is given"
-        raise UserError(f"{setting}={fields}: {wrong}; the data set has {', '.join(known)}")
+        raise UserError(
+            f"{setting}={fields}: {wrong}; the data set has {', '.join(known)}: --{setting}=\"('{known[0]}',)\", or "
+            f"--config.evals.{config.name}.every_steps=-1 switches the evaluator off"
+        )
     return fields
+
+
+def check_rows(**arrays: Any) -> None:
+    """Raises UserError where features and labels given by hand do not go together: x and y in turns, y perhaps None."""
+    names = list(arrays)
+    for x_name, y_name in zip(names[::2], names[1::2]):
+        x, y = np.asarray(arrays[x_name]), arrays[y_name]
+        if x.ndim != 2 or not len(x):
+            raise UserError(f"{x_name} has shape {x.shape}; it must be [pictures, features]")
+        if y is not None and len(y) != len(x):
+            raise UserError(f"{x_name} has {len(x)} rows and {y_name} {len(y)} labels; there must be as many")
+        if bad := int((~np.isfinite(x)).any(1).sum()):
+            raise UserError(f"{x_name}: {bad} of {len(x)} rows hold numbers that are not finite")
 
 
 def check_classes(labels: Mapping[str, Int[np.ndarray, " n"]], name: str, split: str) -> None:

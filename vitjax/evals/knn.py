@@ -71,8 +71,9 @@ def knn(
     row counts; of classes with equal scores the lower one wins. Labels may be numbers or names.
 
     Raises:
-      UserError: k is larger than the number of training pictures.
+      UserError: k is larger than the number of training pictures, or features and labels do not go together.
     """
+    features.check_rows(train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     classes, codes = np.unique(train_y, return_inverse=True)
     predicted = classes[classify(train_x, codes, test_x, k=k, temperature=temperature)]
     return predicted if test_y is None else float(np.mean(predicted == np.asarray(test_y)))

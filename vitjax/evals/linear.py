@@ -64,8 +64,9 @@ def linear_probe(
     numbers or names.
 
     Raises:
-      UserError: the training labels are all of one class.
+      UserError: the training labels are all of one class, or features and labels do not go together.
     """
+    features.check_rows(train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     train_y = np.asarray(train_y)
     if len(train_y) < 2 or (train_y == train_y[0]).all():
         raise UserError("linear_probe: train_y holds one class only, so there is nothing to tell apart")
