@@ -117,16 +117,14 @@ def load_config(config_flags_given: Sequence[str]) -> ml_collections.ConfigDict:
         values(["vitjax", files[0]])
     except flags.Error as error:
         # absl wraps what `get_config` raises.
-        raise UserError(f"--config={path}: {_root(error)}") from error
+        raise UserError(f"--config={path}: {_cause(error)}") from error
     return override(holder.value, [flag for flag in config_flags_given if flag not in files])
 
 
-def _root(error: BaseException) -> BaseException:
-    """The user's mistake that absl wrapped, or what comes nearest to one."""
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    return next((e for e in chain if isinstance(e, UserError)), chain[1] if len(chain) > 1 else error)
+def _cause(error: BaseException) -> str:
+    """What went wrong in a config file: ml_collections hands on the whole stack, as text."""
+    *stack, last = str(error.__cause__ or error.__context__ or error).strip().splitlines()
+    return last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ") if stack else last
 
 
 def override(
