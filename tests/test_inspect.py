@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -119,6 +120,21 @@ def test_folders_that_are_no_checkpoints_are_told_apart(run):
     assert "set aside" in line(text, "3.damaged")
     assert "never finished" in line(text, "4.orbax")
     assert "Arrays of step 2" in text
+
+
+@pytest.mark.parametrize("moment", ["_look", "_verified"])
+def test_a_checkpoint_that_a_live_run_removes_meanwhile_is_no_damage(run, monkeypatch, moment):
+    act = getattr(inspect, moment)
+
+    def removed(*arguments):
+        found = act(*arguments)
+        if found.step == 1:
+            shutil.rmtree(run / "checkpoints" / "1")
+        return found
+
+    monkeypatch.setattr(inspect, moment, removed)
+    text, damaged = look(run, verify=True)
+    assert not damaged and "Arrays of step 3" in text
 
 
 def test_truncated_files_are_damage_for_verify(run):

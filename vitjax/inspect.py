@@ -77,12 +77,14 @@ def inspect(
     if not directory.is_dir() and not (workdir / CONFIG).exists():
         raise UserError(f"{workdir} holds neither a run nor an export; give the --workdir of one")
     config = _config(workdir)
-    steps = [_look(directory, number) for number in stored.numbered(directory) if step in (None, number)]
+    looked = [_look(directory, number) for number in stored.numbered(directory) if step in (None, number)]
+    # A live run may have removed one meanwhile.
+    steps = [found for found in looked if found.folder.exists()]
     if step is not None and not steps:
         have = ", ".join(map(str, stored.numbered(directory))) or "none"
         raise UserError(f"--step={step}: {directory} holds the steps {have}")
     if verify:
-        steps = [_verified(found) for found in steps]
+        steps = [found for found in map(_verified, steps) if found.folder.exists()]
     shown = next((found for found in reversed(steps) if found.meta), None)
     blocks = [
         _table([("run", str(workdir)), *_facts(config), *_progress(workdir)]),

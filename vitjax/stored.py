@@ -187,8 +187,11 @@ def retire(folder: epath.Path) -> epath.Path:
 
 
 def size_bytes(folder: epath.Path) -> int:
-    """What a folder takes on the disk."""
-    return sum(size_bytes(path) if path.is_dir() else path.stat().length for path in folder.iterdir())
+    """What a folder takes on the disk; what a live run removes meanwhile takes nothing."""
+    try:
+        return sum(size_bytes(path) if path.is_dir() else path.stat().length for path in folder.iterdir())
+    except FileNotFoundError:
+        return 0
 
 
 def _none(directory: Any, tried: list[int] | None = None) -> UserError:
