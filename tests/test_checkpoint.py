@@ -1,5 +1,6 @@
 import functools
 import json
+import logging
 import os
 import resource
 import shutil
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import logging as absl_logging
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -609,3 +611,15 @@ def test_processes_fall_back_to_the_same_checkpoint(tmp_path):
     lines = [out.strip().splitlines()[-1] for out, _ in told]
     assert lines == ["0 1 2 1 True", "1 1 0 1 True"], told
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2.damaged", "3.damaged"]
+
+
+def test_stacks_that_orbax_logs_of_errors_it_raises_are_not_shown(tmp_path):
+    """A full disk would be a thousand lines of them."""
+    Checkpointer(tmp_path)
+    error = OSError(28, "No space left on device")
+    shown = []
+    raised = (OSError, error, None)
+    for path, exc_info in (("/x/orbax/a.py", raised), ("/x/orbax/a.py", None), ("/x/mine.py", raised)):
+        record = logging.LogRecord("absl", logging.ERROR, path, 1, "failed", (), exc_info)
+        shown.append(bool(absl_logging.get_absl_logger().filter(record)))
+    assert shown == [False, True, True]
