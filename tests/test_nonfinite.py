@@ -13,7 +13,7 @@ from PIL import Image
 from vitjax import checkpoint, cli, loop, nonfinite, sharding
 from vitjax import main as main_module
 from vitjax.data.batches import batch_of, order
-from vitjax.data.folder import FolderSource
+from vitjax.data.sources.folder import FolderSource
 from vitjax.errors import RunError, UserError
 from vitjax.objectives import mae
 from vitjax.periods import due

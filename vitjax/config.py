@@ -33,10 +33,20 @@ def base_config() -> ml_collections.ConfigDict:
     c.preempted_exit_code = 143  # after SIGTERM; tools/launch/ starts such a run again
 
     c.data = d = ml_collections.ConfigDict()
-    d.source = "auto"  # 'auto' decides by what lies at `path`; or 'folder', 'parquet', 'builtin'
-    d.path = ""
+    d.source = "auto"  # 'auto' decides by what lies at `path`; or a file of vitjax/data/sources/
+    d.path = ""  # a folder, file or URL (gs://, s3://, https://)
     d.split = "train"
     d.builtin = ""  # 'scenes' or 'digits', where there is no path
+    d.tfds = ""  # a TensorFlow Datasets name, such as 'imagenet2012', where there is no path or below it
+    d.fields = ()  # beside the labels: 'text', 'boxes', 'mask'
+    d.image_column = ""  # of tables; '' and () are the usual names
+    d.label_columns, d.text_columns = (), ()
+    d.captions, d.text_length = 1, 77  # captions drawn a picture, and tokens of each
+    d.max_boxes = 100  # a picture
+    d.mix = ml_collections.ConfigDict()  # {name: mix_part(path=..., weight=...)} of source 'mix'
+    d.max_pixels = 178_956_970  # a picture with more is a bad record: half a gigabyte as RGB
+    d.max_bad_fraction = 0.1  # more bad records end the run
+    d.cache_gb = 50.0  # for copies of remote files that must be local, in `cache_dir`
     d.size_px = 224
     d.canvas_px = 0  # the decoded picture's longest side; 0 is twice `size_px`
     d.crop = "device"  # 'host' crops while decoding: cheaper where one crop a picture is all that is needed

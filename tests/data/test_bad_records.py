@@ -3,7 +3,7 @@
 import json
 
 from vitjax.data.bad_records import BadRecords, read
-from vitjax.data.folder import FolderSource
+from vitjax.data.sources.folder import FolderSource
 
 
 def broken_folder(tmp_path):

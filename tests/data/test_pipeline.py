@@ -8,8 +8,8 @@ import pytest
 from vitjax.data import pipeline
 from vitjax.data.batches import batch_of, order
 from vitjax.data.decode import Undecodable
-from vitjax.data.folder import FolderSource
-from vitjax.data.parquet import ParquetSource
+from vitjax.data.sources.folder import FolderSource
+from vitjax.data.sources.parquet import ParquetSource
 from vitjax.errors import UserError
 
 

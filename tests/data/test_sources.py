@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vitjax.data import sources
-from vitjax.data.folder import FolderSource
-from vitjax.data.parquet import ParquetSource
+from vitjax.data import sources, splits
+from vitjax.data.sources.folder import FolderSource
+from vitjax.data.sources.parquet import ParquetSource
 from vitjax.errors import UserError
 
 
@@ -46,7 +46,7 @@ def test_a_missing_path_is_named_with_what_exists_of_it(tmp_path):
 
 
 def test_an_unknown_source_lists_the_known_ones(tmp_path):
-    with pytest.raises(UserError, match="'tarballs'.*'folder', 'parquet'"):
+    with pytest.raises(UserError, match="'tarballs'.*folder, .*parquet"):
         sources.open_source(data(tmp_path, source="tarballs"), "train")
 
 
@@ -69,10 +69,10 @@ def test_builtin_pictures_come_without_a_path(tmp_path):
     ],
 )
 def test_a_shard_belongs_to_the_split_that_its_name_begins_with(name, split):
-    assert sources.split_of_shard(name) == split
+    assert splits.split_of_shard(name) == split
 
 
 def test_reading_files_and_decoding_imports_no_jax():
-    modules = ", ".join(f"vitjax.data.{name}" for name in ("sources", "folder", "parquet", "decode"))
+    modules = ", ".join(f"vitjax.data.{name}" for name in ("sources.folder", "sources.parquet", "decode"))
     code = f"import sys, {modules}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

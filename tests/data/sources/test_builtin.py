@@ -9,7 +9,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from vitjax.data import builtin, scenes, scenes_cache, scenes_draw, scenes_text
+from vitjax.data import scenes, scenes_cache, scenes_draw, scenes_text
+from vitjax.data.sources import builtin
 from vitjax.errors import UserError
 
 PINNED_DIGITS = [1, 4, 4, 6, 3, 6, 4, 8]
@@ -34,17 +35,17 @@ def files(tmp_path) -> list:
 
 
 def test_scenes_are_the_pictures_of_their_split():
-    train, test = builtin.open(settings(), "train"), builtin.open(settings(), "test")
+    train, test = builtin.make(settings(), "train"), builtin.make(settings(), "test")
     assert len(train) == 40 and len(test) == 20
     for source, split in ((train, "train"), (test, "test")):
         pictures = np.stack([source[i]["image"] for i in range(len(source))])
         np.testing.assert_array_equal(pictures, drawn(split, len(source)))
-    assert len(builtin.open(settings(), "val")) == 20
+    assert len(builtin.make(settings(), "val")) == 20
 
 
 def test_gather_equals_the_records():
     for name in ("scenes", "digits"):
-        source = builtin.open(settings(builtin=name), "train")
+        source = builtin.make(settings(builtin=name), "train")
         indices = np.array([3, 0, 17])
         got = source.gather(indices, tuple(source.class_names))
         for k, i in enumerate(indices):
@@ -56,7 +57,7 @@ def test_gather_equals_the_records():
 
 
 def test_records_have_every_label_and_its_names():
-    source = builtin.open(settings(), "train")
+    source = builtin.make(settings(), "train")
     assert set(source[0]) == {"image", *source.class_names}
     truth = scenes.labels(scenes.sample(0, "train", np.arange(40)))
     for field, names in source.class_names.items():
@@ -67,7 +68,7 @@ def test_records_have_every_label_and_its_names():
 
 
 def test_example_is_complete_and_consistent():
-    source = builtin.open(settings(size_px=32), "test")
+    source = builtin.make(settings(size_px=32), "test")
     for i in range(20):
         example = source.example(i)
         assert example["caption"] in example["captions"]
@@ -84,20 +85,20 @@ def test_example_is_complete_and_consistent():
 
 
 def test_second_opening_draws_nothing(monkeypatch):
-    builtin.open(settings(), "train")
+    builtin.make(settings(), "train")
     calls = []
     monkeypatch.setattr(scenes_cache, "_write", lambda *args: calls.append(args))
-    assert len(builtin.open(settings(), "train")) == 40
-    assert len(builtin.open(settings(train_examples=15), "train")) == 15
+    assert len(builtin.make(settings(), "train")) == 40
+    assert len(builtin.make(settings(train_examples=15), "train")) == 15
     assert not calls
 
 
 def test_larger_wish_keeps_what_is_drawn(tmp_path, monkeypatch):
-    builtin.open(settings(), "train")
+    builtin.make(settings(), "train")
     starts = []
     whole = scenes_cache._draw_part
     monkeypatch.setattr(scenes_cache, "_draw_part", lambda *a: (starts.append(a[2]), whole(*a)))
-    source = builtin.open(settings(train_examples=70), "train")
+    source = builtin.make(settings(train_examples=70), "train")
     assert starts == [40]
     np.testing.assert_array_equal(source.gather(np.arange(70))["image"], drawn("train", 70))
     assert len(files(tmp_path)) == 1
@@ -105,19 +106,19 @@ def test_larger_wish_keeps_what_is_drawn(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "garbage", "zeros"])
 def test_damaged_file_is_drawn_again(tmp_path, harm):
-    builtin.open(settings(), "train")
+    builtin.make(settings(), "train")
     (path,) = files(tmp_path)
     whole = path.read_bytes()
     header = len(whole) - 40 * 16 * 16 * 3
     damaged = {"cut": whole[:-100], "empty": b"", "garbage": b"x" * 500, "zeros": whole[:header]}[harm]
     path.write_bytes(damaged + (bytes(len(whole) - header) if harm == "zeros" else b""))
-    source = builtin.open(settings(), "train")
+    source = builtin.make(settings(), "train")
     np.testing.assert_array_equal(source.gather(np.arange(40))["image"], drawn("train", 40))
 
 
 def test_another_seed_or_size_is_another_file(tmp_path):
     for changes in ({}, {"seed": 1}, {"size_px": 24}):
-        builtin.open(settings(**changes), "train")
+        builtin.make(settings(**changes), "train")
     assert len(files(tmp_path)) == 3
     assert not np.array_equal(drawn("train", 4), drawn("train", 4, seed=1))
 
@@ -126,7 +127,7 @@ def test_helpers_share_the_drawing(monkeypatch):
     """The work is split over processes where it is large; here it is called large."""
     monkeypatch.setattr(scenes_cache, "_SHARED_FROM_BYTES", 0)
     monkeypatch.setattr(scenes_cache, "_cores", lambda: 2)
-    source = builtin.open(settings(), "train")
+    source = builtin.make(settings(), "train")
     np.testing.assert_array_equal(source.gather(np.arange(40))["image"], drawn("train", 40))
 
 
@@ -146,7 +147,7 @@ def test_two_processes_at_once_leave_one_whole_file(tmp_path):
 
 
 def test_source_pickles_without_its_pictures():
-    source = builtin.open(settings(), "train")
+    source = builtin.make(settings(), "train")
     before = source[5]["image"]
     packed = pickle.dumps(source)
     assert len(packed) < 5_000
@@ -163,8 +164,8 @@ def test_cache_folder_follows_the_setting_then_the_environment(monkeypatch, tmp_
 
 def test_digits_are_split_once_and_for_all():
     train, test = (
-        builtin.open(settings(builtin="digits"), "train"),
-        builtin.open(settings(builtin="digits"), "test"),
+        builtin.make(settings(builtin="digits"), "train"),
+        builtin.make(settings(builtin="digits"), "test"),
     )
     assert len(train) == 1437 and len(test) == 360
     assert train[0]["image"].shape == (16, 16, 3) and train[0]["image"].dtype == np.uint8
@@ -176,7 +177,7 @@ def test_digits_are_split_once_and_for_all():
 def test_digits_at_their_own_size_are_the_scans():
     from sklearn.datasets import load_digits
 
-    own = builtin.open(settings(builtin="digits", size_px=8), "train").gather(np.arange(1437))["image"]
+    own = builtin.make(settings(builtin="digits", size_px=8), "train").gather(np.arange(1437))["image"]
     known = {np.rint(scan * 255 / 16).astype(np.uint8).tobytes() for scan in load_digits().images}
     assert {picture[..., 0].tobytes() for picture in own} <= known
 
@@ -194,17 +195,17 @@ def test_digits_at_their_own_size_are_the_scans():
 )
 def test_wrong_setting_is_named(changes, split, message):
     with pytest.raises(UserError, match=message):
-        builtin.open(settings(**changes), split)
+        builtin.make(settings(**changes), split)
 
 
 def test_unwritable_cache_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("VITJAX_CACHE", str(tmp_path / "file" / "below"))
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match=r"config.data.cache_dir.*VITJAX_CACHE"):
-        builtin.open(settings(), "train")
+        builtin.make(settings(), "train")
 
 
 def test_loading_scenes_does_not_load_jax():
-    code = "import sys, vitjax.data.builtin; sys.exit('jax' in sys.modules)"
+    code = "import sys, vitjax.data.sources.builtin; sys.exit('jax' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

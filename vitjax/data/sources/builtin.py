@@ -8,13 +8,13 @@ from jaxtyping import Int, UInt8
 
 from vitjax.data import scenes, scenes_cache, scenes_draw, scenes_text
 from vitjax.data.digits import DigitsSource
-from vitjax.data.sources import canonical
+from vitjax.data.splits import canonical
 from vitjax.errors import UserError
 
 NAMES = ("scenes", "digits")
 
 
-def open(data: Any, split: str) -> "ScenesSource | DigitsSource":  # noqa: A001
+def make(data: Any, split: str) -> "ScenesSource | DigitsSource":
     """The source that `config.data.builtin` names, of the split.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitjax.data.sources import split_folders, split_of_shard
+from vitjax.data.splits import split_folders, split_of_shard
 from vitjax.errors import UserError
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vitjax.data.decode import Undecodable, decode
-from vitjax.data.parquet import ParquetSource
+from vitjax.data.sources.parquet import ParquetSource
 from vitjax.errors import UserError
 
 

@@ -1,73 +1,15 @@
-"""Where pictures come from: the small door that every source has, and the choice between sources."""
+"""Splits: which files are for training, and which are kept for tests."""
 
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vitjax.errors import UserError
 
 SPLITS = ("train", "validation", "val", "test")
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})(?=[-_.]|$)", re.IGNORECASE)
-
-
-class Source(Protocol):
-    """A picture set with random access.
-
-    `source[i]` is a flat dict: 'image' (the bytes of a picture file, or uint8 [H, W, 3]) and the
-    record's other fields, such as 'label' or 'label/shape' (int, -1 where there is none). It raises
-    `decode.Undecodable` or OSError where the record cannot be read. Sources pickle cheaply: worker
-    processes get a copy.
-
-    A source whose pictures are arrays of one size in memory may also have
-    `gather(indices: int64 [n]) -> dict of new arrays`: 'image' uint8 [n, H, W, 3] and the fields of
-    `class_names`, a whole batch in one call, which costs far less than its records one by one.
-    """
-
-    class_names: Mapping[str, tuple[str, ...]]  # field -> names of its classes, in the labels' order
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-    def name(self, index: int) -> str:
-        """What a person needs to find the record: a path, or a shard and a row."""
-
-
-def open_source(data: Any, split: str) -> Source:
-    """The source that `config.data` describes.
-
-    Reads `data.source` and `data.path`; the built-in sets read their own keys.
-
-    Raises:
-      UserError: the path is missing, holds nothing that can be read, or has no such split.
-    """
-    kind, path = data.source, os.path.expanduser(str(data.path))
-    if kind == "auto":
-        kind = _kind(path) if path else "builtin"
-        if kind == "builtin" and not data.builtin:
-            raise UserError(
-                "config.data.path is empty: name your own pictures with --config.data.path=DIR "
-                "(a folder of pictures, or of parquet files), or draw some with "
-                "--config.data.builtin=scenes"
-            )
-    if kind == "builtin":
-        from vitjax.data import builtin
-
-        return builtin.open(data, canonical(split))
-    if kind not in ("folder", "parquet"):
-        raise UserError(
-            f"config.data.source={kind!r} is not known; choose from 'auto', 'folder', 'parquet' or 'builtin'"
-        )
-    check_path(path)
-    if kind == "folder":
-        from vitjax.data.folder import FolderSource
-
-        return FolderSource(path, split)
-    from vitjax.data.parquet import ParquetSource
-
-    return ParquetSource(path, split)
 
 
 def canonical(split: str) -> str:
@@ -141,11 +83,3 @@ def check_path(path: str) -> None:
     if not os.path.exists(path):
         parent = next(p for p in [*Path(path).absolute().parents] if p.exists())
         raise UserError(f"config.data.path={path} does not exist ({parent} does); give a folder that does")
-
-
-def _kind(path: str) -> str:
-    """'parquet' where parquet files lie at the path (or in the folders of its splits), else 'folder'."""
-    check_path(path)
-    from vitjax.data.parquet_layout import parquet_files
-
-    return "parquet" if any(parquet_files(path).values()) else "folder"

@@ -3,11 +3,17 @@
 import os
 from array import array
 from collections.abc import Iterator
+from typing import Any
 
-from vitjax.data.sources import check_path, choose_split, refuse_unsplit, split_folders
+from vitjax.data.splits import check_path, choose_split, refuse_unsplit, split_folders
 from vitjax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def make(data: Any, split: str) -> "FolderSource":
+    """The pictures below `data.path`."""
+    return FolderSource(os.path.expanduser(str(data.path)), split)
 
 
 class FolderSource:

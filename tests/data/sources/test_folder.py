@@ -6,7 +6,7 @@ import pickle
 import pytest
 from PIL import Image
 
-from vitjax.data.folder import FolderSource
+from vitjax.data.sources.folder import FolderSource
 from vitjax.errors import UserError
 
 

@@ -20,12 +20,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vitjax.data.decode import Undecodable
-from vitjax.data.parquet_layout import class_names, columns_of, leaf, parquet_files, row_groups
-from vitjax.data.sources import check_path, choose_split, refuse_unsplit
+from vitjax.data.sources.parquet_layout import class_names, columns_of, leaf, parquet_files, row_groups
+from vitjax.data.splits import check_path, choose_split, refuse_unsplit
 from vitjax.errors import UserError
 
 CACHE_BYTES = 4 << 30
 _log = logging.getLogger(__name__)
+
+
+def make(data: Any, split: str) -> "ParquetSource":
+    """The rows of the parquet files at `data.path`."""
+    return ParquetSource(os.path.expanduser(str(data.path)), split)
+
+
+def holds(path: str) -> bool:
+    """Whether parquet files lie at the path, or in the folders of its splits."""
+    return any(parquet_files(path).values())
 
 
 class ParquetSource:

@@ -1,0 +1,146 @@
+"""Files wherever they are: local paths, and URLs (gs://, s3://, https://, memory://) through fsspec.
+
+Local paths go through Python's own calls: fsspec costs some 50 us a file, which is half of a small picture.
+"""
+
+import os
+import posixpath
+import time
+from typing import Any, NamedTuple
+
+TRIES = 3
+WAIT_S = 0.5  # before the second try; doubled with each
+
+
+class Entry(NamedTuple):
+    name: str  # without the folder
+    path: str  # with it, as `read` takes it
+    size: int  # bytes; 0 for a folder
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is a URL and not a local path."""
+    return "://" in path
+
+
+def join(folder: str, name: str) -> str:
+    """The path of `name` in `folder`."""
+    return posixpath.join(folder, name) if is_remote(folder) else os.path.join(folder, name)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder.
+
+    Raises:
+      OSError: the place cannot be reached.
+    """
+    return _tried(lambda fs: fs.exists(path), path) if is_remote(path) else os.path.exists(path)
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a folder.
+
+    Raises:
+      OSError: the place cannot be reached.
+    """
+    return _tried(lambda fs: fs.isdir(path), path) if is_remote(path) else os.path.isdir(path)
+
+
+def size(path: str) -> int:
+    """The length of a file in bytes.
+
+    Raises:
+      OSError: it cannot be reached, or the server does not say.
+    """
+    if not is_remote(path):
+        return os.path.getsize(path)
+    length = _tried(lambda fs: fs.size(path), path)
+    if length is None:
+        raise OSError(f"{path}: the server does not say how long it is")
+    return length
+
+
+def scan(folder: str) -> tuple[list[Entry], list[Entry]]:
+    """The files and the folders directly in `folder`, in the order of their names; no hidden ones.
+
+    Raises:
+      OSError: it cannot be listed.
+    """
+    if is_remote(folder):
+        return _scan_remote(folder)
+    with os.scandir(folder) as entries:
+        found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    files = [Entry(e.name, e.path, e.stat().st_size) for e in found if e.is_file()]
+    return files, [Entry(e.name, e.path, 0) for e in found if e.is_dir()]
+
+
+def read(path: str, start: int = 0, stop: int | None = None) -> bytes:
+    """The bytes [start, stop) of a file, to its end by default.
+
+    Raises:
+      OSError: it cannot be read, or is shorter than `stop`.
+    """
+    if is_remote(path):
+        data = _tried(lambda fs: fs.cat_file(path, start=start, end=stop), path)
+    else:
+        with open(path, "rb") as file:
+            file.seek(start)
+            data = file.read(-1 if stop is None else stop - start)
+    if stop is not None and len(data) < stop - start:
+        raise OSError(f"{path} ends at byte {start + len(data):,}, and {stop:,} bytes are needed of it")
+    return data
+
+
+def version(path: str) -> str:
+    """A text that is another once the file is changed, for indices that were made of it.
+
+    Raises:
+      OSError: it cannot be reached.
+    """
+    if not is_remote(path):
+        found = os.stat(path)
+        return f"{found.st_size}-{found.st_mtime_ns}"
+    about = _tried(lambda fs: fs.info(path), path)
+    marks = ("ETag", "etag", "generation", "LastModified", "mtime", "created")
+    return "-".join(str(about[mark]) for mark in ("size", *marks) if about.get(mark) is not None)
+
+
+def _scan_remote(folder: str) -> tuple[list[Entry], list[Entry]]:
+    found = _tried(lambda fs: fs.ls(folder, detail=True), folder)
+    scheme = folder.split("://")[0]
+    files, folders = [], []
+    for about in found:
+        path = about["name"].rstrip("/")
+        path = path if is_remote(path) else f"{scheme}://{path.lstrip('/')}"
+        name = path.rsplit("/", 1)[1]
+        # Object stores list a folder's own marker as a file in it.
+        if name.startswith(".") or path.rstrip("/") == folder.rstrip("/"):
+            continue
+        if about["type"] == "directory":
+            folders.append(Entry(name, path, 0))
+        else:
+            files.append(Entry(name, path, about.get("size") or 0))
+    return sorted(files), sorted(folders)
+
+
+def _tried(act: Any, path: str) -> Any:
+    """What `act` gives for the file system of `path`; stores and networks fail now and then, so up to three times.
+
+    Raises:
+      OSError: it failed each time, with whatever kind of error the store's library has.
+    """
+    for attempt in range(TRIES):
+        try:
+            return act(_file_system(path))
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
+        except Exception as error:
+            if attempt == TRIES - 1 or isinstance(error, ImportError | ValueError):
+                raise OSError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+            time.sleep(WAIT_S * 2**attempt)
+
+
+def _file_system(path: str) -> Any:
+    import fsspec  # not needed by those who have local files alone
+
+    return fsspec.core.url_to_fs(path)[0]
