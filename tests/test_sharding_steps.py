@@ -156,10 +156,13 @@ def constraints(module, mesh):
 
 
 def equations(jaxpr):
+    """The equations of a jaxpr and of those inside it; jax has no public walk that its releases share."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in jax.core.jaxprs_in_params(eqn.params):
-            yield from equations(inner)
+        for inner in jax.tree.leaves(list(eqn.params.values())):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
 
 
 def moved(compiled, kind):
