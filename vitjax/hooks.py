@@ -83,6 +83,11 @@ def evaluation(
     """
     export = jax.jit(built.objective.export)
 
+    def tell(what: str) -> None:
+        # A solver may take longer than config.watchdog_s, and is alive all the same.
+        enter(EVALUATING)
+        progress.doing(f"evaluating {what}")
+
     def hook(event: Event) -> None:
         finished = event.step == built.run.total_steps
         names = [name for name, e in evaluations.items() if due(event.step, e.every_steps, finished)]
@@ -94,7 +99,7 @@ def evaluation(
             enter(EVALUATING)
             with progress.paused("evaluating"):
                 variables = export(event.state)
-                metrics = evaluate.evaluate(built, asked, variables, splits, mesh, baselines=finished)
+                metrics = evaluate.evaluate(built, asked, variables, splits, mesh, finished, tell)
         finally:
             enter(LOGGING)
         writer.write(event.step, metrics)

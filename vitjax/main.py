@@ -44,7 +44,7 @@ from vitjax.experiment import Experiment
 from vitjax.objective import State
 from vitjax.periods import due
 from vitjax.progress import Progress, start_table
-from vitjax.supervisor import COMPILING, EVALUATING, RESTORING, SAVING, Enter, Interrupted, Supervisor
+from vitjax.supervisor import COMPILING, RESTORING, SAVING, Enter, Interrupted, Supervisor
 from vitjax.workdir import Workdir
 from vitjax.writers import MetricsWriter
 
@@ -174,7 +174,7 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
     sharding.check_batch_size(config.batch_size, mesh, config.accum)
     source = sources.open_source(config.data, config.data.split)
     built = experiment.prepare(config, source, home.local)
-    splits = Splits(config, mesh, on_batch=lambda: enter(EVALUATING))
+    splits = Splits(config, mesh)
     saving = SimpleNamespace(**config.checkpoint)
     checkpointer = Checkpointer(
         home.path / checkpoint.FOLDER,

@@ -1,0 +1,44 @@
+"""What happens beside the steps."""
+
+import io
+from types import SimpleNamespace
+
+from vitjax import evaluate, hooks
+from vitjax.loop import Event
+from vitjax.progress import Progress
+from vitjax.supervisor import EVALUATING
+
+
+class Writer:
+    """Keeps what is written."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def has(self, step, name):
+        return False
+
+    def write(self, step, metrics):
+        self.rows[step] = metrics
+
+
+def test_an_evaluator_that_tells_what_it_does_shows_life_and_a_line(monkeypatch, tmp_path):
+    entered, stream = [], io.StringIO()
+
+    def evaluated(built, asked, variables, splits, mesh, baselines, tell):
+        del entered[:]
+        for number in range(3):
+            tell(f"linear: solving, pass {number}")
+        return {}
+
+    monkeypatch.setattr(evaluate, "evaluate", evaluated)
+    built = SimpleNamespace(
+        objective=SimpleNamespace(export=lambda state: state), run=SimpleNamespace(total_steps=5), path=tmp_path
+    )
+    progress = Progress(total_steps=5, batch_size=8, stream=stream)
+    asked = {"linear": SimpleNamespace(every_steps=1)}
+    splits = SimpleNamespace(bad={})
+    hook = hooks.evaluation(built, asked, splits, None, Writer(), progress, entered.append)
+    hook(Event(2, {}, {}, {}, 0.0, last=False))
+    assert entered[:3] == [EVALUATING] * 3
+    assert stream.getvalue().startswith("step 0: evaluating ...\n")
