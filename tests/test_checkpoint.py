@@ -262,7 +262,8 @@ def two_steps(directory, **settings):
 def newest(directory, said=None):
     """What a restart finds: (state, step), or None."""
     say = (lambda text: None) if said is None else said.append
-    return Checkpointer(directory, say=say).restore_newest(abstract(mesh_of(1)))
+    found = Checkpointer(directory, say=say).restore_newest(abstract(mesh_of(1)))
+    return found and found[:2]
 
 
 def files_of(folder):
@@ -417,7 +418,7 @@ def test_nothing_saved_is_a_fresh_start_and_debris_is_named(tmp_path):
 def test_a_restored_step_is_not_saved_again(pair):
     directory, states = pair
     checkpointer = Checkpointer(directory)
-    state, step = checkpointer.restore_newest(abstract(mesh_of(1)))
+    state, step, _ = checkpointer.restore_newest(abstract(mesh_of(1)))
     before = (directory / "2" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
     checkpointer.save(step, state)
     checkpointer.close()
@@ -451,7 +452,7 @@ def test_a_failed_save_harms_nothing_older(pair, monkeypatch):
         return Failing()
 
     checkpointer = Checkpointer(directory, keep=1)
-    state, _ = checkpointer.restore_newest(abstract(mesh_of(1)))
+    state = checkpointer.restore_newest(abstract(mesh_of(1))).state
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.ocp, "save_checkpointables_async", fail)
         checkpointer.save(3, advance(state))
@@ -467,7 +468,7 @@ def test_a_failed_save_harms_nothing_older(pair, monkeypatch):
 def test_nothing_is_removed_after_a_save_that_is_not_all_there(pair, monkeypatch):
     directory, _ = pair
     checkpointer = Checkpointer(directory, keep=1)
-    state, _ = checkpointer.restore_newest(abstract(mesh_of(1)))
+    state = checkpointer.restore_newest(abstract(mesh_of(1))).state
     checkpointer.save(3, advance(state))
     checkpointer._writing[1].result()
     shutil.rmtree(directory / "3" / "opt")
@@ -524,7 +525,7 @@ def test_a_kill_during_a_save_leaves_a_checkpoint_that_can_be_read(tmp_path):
             time.sleep(delay_s)
             process.kill()
         unfinished += len(list(tmp_path.glob("*.orbax*")))
-        state, step = Checkpointer(tmp_path).restore_newest(wanted)
+        state, step, _ = Checkpointer(tmp_path).restore_newest(wanted)
         assert step >= 1 and all(float(x.min()) == float(x.max()) == step for x in state.params.values())
         for path in tmp_path.iterdir():
             shutil.rmtree(path)
@@ -588,7 +589,7 @@ abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), jax.eval_shape(lambda: begin(0)), shardings
 )
 said = []
-state, step = checkpoint.Checkpointer(folder, say=said.append).restore_newest(abstract)
+state, step, _ = checkpoint.Checkpointer(folder, say=said.append).restore_newest(abstract)
 mine = np.asarray(state.params['w'].addressable_data(0))
 print(me, step, len(said), int(state.step), (mine == np.arange(8000.)[4000 * me :][:4000] + 1).all(), flush=True)
 assert list(checkpoint.read_variables(folder.parent)['extra/ema']) == [1.0] * 4

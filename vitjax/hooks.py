@@ -4,7 +4,7 @@ Each function makes a hook for `loop.train`. A hook decides itself when it is du
 they are given is the order in which they run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,12 @@ def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
 
 
 def save(
-    checkpointer: Checkpointer, writer: MetricsWriter, saves: Saves, enter: Enter, follow: Callable[[], None]
+    checkpointer: Checkpointer,
+    writer: MetricsWriter,
+    saves: Saves,
+    enter: Enter,
+    follow: Callable[[], None],
+    left_out: Sequence[int],
 ) -> Hook:
     """Saves the state in the background, and first what was logged up to it, which then may `follow`."""
 
@@ -63,7 +68,7 @@ def save(
             enter(SAVING)
             writer.flush()
             follow()
-            checkpointer.save(event.step, event.state)
+            checkpointer.save(event.step, event.state, left_out)
 
     return hook
 

@@ -144,7 +144,7 @@ def train(
         stack.enter_context(sharding.use(plan.mesh))
         stack.callback(plan.home.close)
         stack.callback(plan.checkpointer.close)
-        state = _begin(plan, enter)
+        state, left_out = _begin(plan, enter)
         experiment.write_config(plan.built)
         provenance.record(plan.built.path, int(state.step), plan.changed)
         enter(COMPILING)
@@ -155,7 +155,6 @@ def train(
         multihost.say(start_table(facts))
         # Not yet: the run may be done. And once, however often it goes back.
         step_fn = functools.cache(lambda: _compiled(traced))
-        left_out = _left_out(plan)
         while True:
             try:
                 return _go(plan, step_fn, flops_per_step, state, left_out, stop, enter)
@@ -163,8 +162,9 @@ def train(
                 multihost.say(str(rewind))
                 plan.home.push()
                 left_out = (*left_out, rewind.batch)
-            # Out here, where the exception no longer holds the state that it left.
-            state = _begin(plan, enter)
+            # Out here, where the exception no longer holds the state that it left. The checkpoint knows less than
+            # this list does, and a run that is killed before the next one meets the same batches again.
+            state, _ = _begin(plan, enter)
 
 
 def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequence[str], enter: Enter) -> Plan:
@@ -205,21 +205,16 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
     return plan
 
 
-def _begin(plan: Plan, enter: Enter) -> State:
-    """The state of the newest checkpoint that can be read, or that of step 0."""
+def _begin(plan: Plan, enter: Enter) -> tuple[State, tuple[int, ...]]:
+    """The state of the newest checkpoint that can be read and the batches that it leaves out, or that of step 0."""
     # After a rewind a save may be on its way.
     enter(SAVING)
     plan.checkpointer.wait()
     enter(RESTORING)
     restored = plan.checkpointer.restore_newest(plan.abstract)
     if restored is not None:
-        return restored[0]
-    return experiment.fresh_state(plan.built, plan.abstract, plan.weights)
-
-
-def _left_out(plan: Plan) -> tuple[int, ...]:
-    """The batches that the run goes without; the first process may be the only one that has the file."""
-    return tuple(multihost.from_first(nonfinite.read_left_out(plan.home.local)))
+        return restored.state, restored.left_out
+    return experiment.fresh_state(plan.built, plan.abstract, plan.weights), ()
 
 
 def _go(
@@ -296,7 +291,7 @@ def _hooks(
             saves=saves,
             run=plan.home.path,
         ),
-        hooks.save(plan.checkpointer, writer, saves, enter, follow=plan.home.push),
+        hooks.save(plan.checkpointer, writer, saves, enter, plan.home.push, left_out),
     ]
 
 

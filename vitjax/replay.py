@@ -20,7 +20,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 
-from vitjax import checkpoint, cli, devices, experiment, loop, nonfinite, sharding, trees
+from vitjax import checkpoint, cli, devices, experiment, loop, nonfinite, sharding, stored, trees
 from vitjax.config import Tracked, base_config
 from vitjax.data import sources
 from vitjax.data.batches import batch_of
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
     tracked = Tracked(cli.override(config, given))
     devices.check(values.allow_cpu)
     devices.use_compilation_cache()
-    attempt = find_attempt(home.local, values.step, values.batch)
+    attempt = find_attempt(home.local, left_out(home), values.step, values.batch)
     replay(experiment.read(home.path, tracked), attempt, values.save, values.from_start)
 
 
@@ -101,17 +101,28 @@ def replay(built: Experiment, attempt: Attempt, save: str | None = None, from_st
         _report(built, attempt, source, mesh, state, batch, compiled)
 
 
-def find_attempt(workdir: Path, step: int, batch: int | None = None) -> Attempt:
+def left_out(home: Workdir) -> tuple[int, ...]:
+    """The batches that a run goes without: those of its newest checkpoint, and of rewinds since then."""
+    folder = home.path / checkpoint.FOLDER
+    newest = checkpoint.latest_step(folder)
+    saved = () if newest is None else stored.read_meta(stored.at(folder, newest)).left_out
+    rewinds = [row for row in nonfinite.read(home.local) if row["decision"] == "rewind"]
+    return tuple(sorted({*saved, *(row["batch"] for row in rewinds if row["step"] > (newest or 0))}))
+
+
+def find_attempt(workdir: Path, left_out: Sequence[int], step: int, batch: int | None = None) -> Attempt:
     """Step `step` with the batch that was refused there last, if one was, else with the batch that was kept.
 
     A batch that a rewind has left out since is met again by leaving out those before it alone.
+
+    Args:
+      left_out: the batches that the run has left out by now.
 
     Raises:
       UserError: there is no such step, or it never met that batch.
     """
     if step < 1:
         raise UserError(f"--step={step}: steps are counted from 1")
-    left_out = nonfinite.read_left_out(workdir)
     refused = {row["batch"]: row for row in nonfinite.read(workdir) if row["step"] == step}
     kept = batch_of(step - 1, left_out)
     met = [number for number in refused if batch_of(step - 1, _before(number, left_out)) == number]
