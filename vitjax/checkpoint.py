@@ -230,6 +230,8 @@ class Checkpointer:
             return
         if not self._swept:
             self._swept = True
+            # No other run can be writing them: the lock (`vitjax.lock`), and at a remote directory the lease
+            # (`vitjax.lease`), keep a second one off; a run that lost its lease ends before it saves.
             _remove(stored.unfinished(self._directory))
         if folder.exists():
             _remove([folder.with_name(folder.name + stored.REMOVED)])

@@ -138,8 +138,10 @@ def train(
       RunError: the run cannot go on.
     """
     devices.use_compilation_cache()
-    plan = _plan(config if isinstance(config, Tracked) else Tracked(config), Workdir(workdir), given, changed, enter)
+    home = Workdir(workdir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(home.hold())
+        plan = _plan(config if isinstance(config, Tracked) else Tracked(config), home, given, changed, enter)
         stack.enter_context(lock.hold(plan.built.path))
         stack.enter_context(sharding.use(plan.mesh))
         stack.callback(plan.home.close)
