@@ -16,10 +16,11 @@ import numpy as np
 import optax
 import pytest
 from absl import logging as absl_logging
+from etils import epath
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vitjax import checkpoint, loading, trees
+from vitjax import checkpoint, loading, stored, trees
 from vitjax.checkpoint import Checkpointer
 from vitjax.errors import RunError, UserError
 
@@ -241,6 +242,23 @@ def test_failed_background_save_raises_at_the_next_call(tmp_path, monkeypatch):
     checkpointer.save(2, stepped(mesh_of(1), steps=2))
     checkpointer.close()
     assert checkpointer.latest_step() == 2
+
+
+@pytest.mark.parametrize("place", ["retire", "rmtree"])
+def test_whatever_keeps_an_old_checkpoint_from_being_removed_is_a_warning(tmp_path, monkeypatch, caplog, place):
+    class RemoteError(Exception):
+        """As of a library of some store: not an OSError."""
+
+    def refused(*_, **__):
+        raise RemoteError("429 slow down")
+
+    said = []
+    monkeypatch.setattr(*((stored, "retire") if place == "retire" else (type(epath.Path(tmp_path)), "rmtree")), refused)
+    with Checkpointer(tmp_path, keep=1, say=said.append) as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(step, stepped(mesh_of(1), steps=step))
+    assert checkpointer.latest_step() == 3
+    assert "could not be removed: RemoteError: 429 slow down" in caplog.text + "".join(said)
 
 
 def test_directory_that_cannot_be_made_raises_at_once(tmp_path):

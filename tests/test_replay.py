@@ -93,7 +93,7 @@ def test_what_cannot_be_replayed_is_refused_with_the_remedy(rewound, monkeypatch
         replayed(rewound, f"--step={STEPS + 1}")
     with pytest.raises(UserError, match=r"config\.seed: a replay does what the run did"):
         replayed(rewound, "--step=3", f"--config.seed={SEED + 1}")
-    with pytest.raises(UserError, match="name one run"):
+    with pytest.raises(UserError, match="name one directory"):
         replayed("--step=3")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "complete_steps", lambda folder: [8])

@@ -219,7 +219,7 @@ class Checkpointer:
         if folder.exists() and any(folder.iterdir()):
             try:
                 aside = f"; it is {stored.move_aside(folder).name} now"
-            except OSError as refused:
+            except Exception as refused:
                 aside = f"; it could not be renamed: {refused}"
         self._say(f"{folder} is passed over: {error.cause}{aside}")
 
@@ -245,8 +245,8 @@ class Checkpointer:
             steps = complete_steps(self._directory)
             stay = self._kept(steps, scores=self._scores())
             retired = [stored.retire(stored.at(self._directory, step)) for step in sorted(set(steps) - stay)]
-        except OSError as error:
-            self._say(f"an old checkpoint could not be removed: {error}")
+        except Exception as error:  # each remote file system has its own
+            self._say(f"an old checkpoint could not be removed: {type(error).__name__}: {error}")
             return
         left = {*retired, *stored.marked(self._directory, stored.REMOVED)}
         self._start(_remove, sorted(left))
@@ -367,5 +367,5 @@ def _remove(folders: Iterable[epath.Path]) -> None:
     for folder in folders:
         try:
             folder.rmtree(missing_ok=True)
-        except OSError as error:
-            logging.warning("%s could not be removed: %s", folder, error)
+        except Exception as error:  # each remote file system has its own, and none is worth a run
+            logging.warning("%s could not be removed: %s: %s", folder, type(error).__name__, error)

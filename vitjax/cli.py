@@ -193,8 +193,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def add_workdir(options: argparse.ArgumentParser, meaning: str) -> None:
-    """The option that every command has."""
+    """The option of commands that train, evaluate or export."""
     options.add_argument("--workdir", required=True, metavar="DIR", help=meaning)
+
+
+def add_run(options: argparse.ArgumentParser, meaning: str) -> None:
+    """What a command looks at, as DIR or as --workdir=DIR; `run_directory` says which was given."""
+    options.add_argument("directory", nargs="?", metavar="DIR", help=meaning)
+    options.add_argument("--workdir", metavar="DIR", help="the same, said as to the other commands")
+
+
+def run_directory(values: argparse.Namespace) -> str:
+    """
+    Raises:
+      UserError: none was given, or two.
+    """
+    if bool(values.workdir) == bool(values.directory):
+        raise UserError("name one directory, as DIR or as --workdir=DIR")
+    return values.workdir or values.directory
 
 
 def add_allow_cpu(options: argparse.ArgumentParser) -> None:

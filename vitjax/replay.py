@@ -55,20 +55,18 @@ class Health(NamedTuple):
 def main(argv: Sequence[str]) -> None:
     """Replays what the command line asks for, and prints what it saw."""
     options = cli.parser("vitjax.replay", __doc__)
-    options.add_argument("directory", nargs="?", metavar="DIR", help="the run")
-    options.add_argument("--workdir", metavar="DIR", help="the run, said as to the other commands")
+    cli.add_run(options, "the run")
     options.add_argument("--step", type=int, required=True, metavar="N", help="counted from 1")
     options.add_argument("--batch", type=int, metavar="B", help="of several batches that step N met, the number of one")
     options.add_argument("--save", metavar="FILE.npz", help="where to write the batch")
     options.add_argument("--from_start", action="store_true", help="if there is no checkpoint before, begin at step 1")
     cli.add_allow_cpu(options)
     values, given = cli.parse(options, argv)
-    if bool(values.workdir) == bool(values.directory):
-        raise UserError("name one run: python -m vitjax.replay DIR --step=N")
+    directory = cli.run_directory(values)
     other = [key for key in cli.keys(given) if not key.startswith(MAY_CHANGE)]
     if other:
         raise UserError(f"{other[0]}: a replay does what the run did; it takes {', '.join(MAY_CHANGE)} alone")
-    home = Workdir(values.workdir or values.directory)
+    home = Workdir(directory)
     home.fetch()
     config = experiment.read_config(home.path)
     config.mesh, config.dtype = base_config().mesh, experiment.read_dtype(home.path)
