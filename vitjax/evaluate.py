@@ -1,4 +1,4 @@
-"""The evaluators alone, from a run or an export.
+"""Evaluates a run or an export: nearest neighbours and a linear probe beside their baselines.
 
     python -m vitjax.evaluate --workdir=DIR
     python -m vitjax.evaluate --workdir=DIR --config.data.path=PICTURES --config.evals.knn.k=10

@@ -1,4 +1,4 @@
-"""What a run or an export holds, without loading it: checkpoints and their health, parameters, config, progress.
+"""Shows what a run or an export holds: checkpoints and their health, parameters, config, progress.
 
     python -m vitjax.inspect DIR
     python -m vitjax.inspect DIR --verify

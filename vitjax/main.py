@@ -1,10 +1,10 @@
-"""Train: flags -> config -> objects -> loop.
+"""Trains what a config describes; the same command again goes on where the run stopped.
 
     python -m vitjax.main --config=configs/quickstart.py --workdir=runs/quickstart
     python -m vitjax.main --config=configs/mae_vitb.py --config.data.path=PICTURES --workdir=runs/mae
+    python -m vitjax.main --config=configs/mae_vitb.py --help
 
-Any setting of the config can be given as --config.key=value. The same command again goes on where the run
-stopped; Ctrl-C and SIGTERM save first.
+Any setting of the config can be given as --config.key=value, and --help lists them. Ctrl-C and SIGTERM save first.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ from vitjax import (
     nonfinite,
     provenance,
     retention,
+    settings,
     sharding,
     summary,
 )
@@ -72,6 +73,9 @@ class Plan(NamedTuple):
 def main(argv: Sequence[str]) -> int:
     """Trains what the command line describes; 0, or the exit code of the signal that stopped it."""
     options = cli.parser("vitjax.main", __doc__)
+    cli.add_config(options)
+    if cli.asks_for_help(argv):
+        options.epilog = settings.epilog(argv)
     cli.add_workdir(options, "where the run lives; given again, the run goes on")
     cli.add_allow_cpu(options)
     multihost.add_options(options)

@@ -1,4 +1,4 @@
-"""One step of a run again, to see why it was not finite.
+"""Runs one step of a run again, to see why it was not finite.
 
     python -m vitjax.replay DIR --step=N
     python -m vitjax.replay DIR --step=N --save=batch.npz --config.mesh.fsdp=1
