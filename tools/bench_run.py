@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
     options = cli.parser("bench_run", __doc__)
     options.prog = "python tools/bench_run.py"
     options.add_argument("--parameters", type=_number, default=25_000_000, help="of the state that is saved")
-    options.add_argument("--saves", type=int, default=7, help="with checksums and without, each")
-    options.add_argument("--steps", type=int, default=20, help="steps in a block")
-    options.add_argument("--blocks", type=int, default=7, help="blocks of each kind")
+    options.add_argument("--saves", type=int, default=9, help="with checksums and without, each")
+    options.add_argument("--steps", type=int, default=8, help="steps in a block")
+    options.add_argument("--blocks", type=int, default=40, help="blocks of each kind")
     options.add_argument("--allow_cpu", action="store_true", help="although an accelerator is there")
     values, flags = cli.parse(options, argv)
     for name in ("parameters", "saves", "steps", "blocks"):
