@@ -53,8 +53,8 @@ class Lease:
         """
         if self._lost:
             raise RunError(
-                f"{self._directory} was taken over by {_owner(self._lost)}, because this run could not renew "
-                f"{FILE} for {FRESH_S:.0f} s; it ends here, so that the two do not write over each other"
+                f"{self._directory} was taken over by {_owner(self._lost)}: this run could not renew {FILE} for "
+                f"{FRESH_S:.0f} s, or both began at once; it ends here, so that the two do not write over each other"
             )
 
     def take(self) -> None:
@@ -72,7 +72,7 @@ class Lease:
                 f"{self._directory} is taken over: {_owner(there)} gave no sign of life for {duration(silent_s)}."
             )
         self._write()
-        # Of two that found nothing at the same time, the one that wrote last has it.
+        # Of two that start at the same time the one that writes last has it; the other learns it here, or when it renews.
         there = self._read()
         if there is not None and not self._is_mine(there):
             raise self._taken(there, 0.0)
@@ -84,10 +84,9 @@ class Lease:
         if self._thread.ident is None:  # never taken
             return
         self._thread.join(LEAVE_S)
-        if self._lost:
-            return
         try:
-            self._file.unlink(missing_ok=True)
+            if self._is_mine(self._read() or {}):
+                self._file.unlink(missing_ok=True)
         except Exception as error:
             logging.warning("%s could not be removed (%s): it is in the way for %d s", self._file, error, FRESH_S)
 
