@@ -72,7 +72,7 @@ class Lease:
                 f"{self._directory} is taken over: {_owner(there)} gave no sign of life for {duration(silent_s)}."
             )
         self._write()
-        # Of two that start at the same time the one that writes last has it; the other learns it here, or when it renews.
+        # Of two that start at the same time the last to write has it; the other learns it here, or when it renews.
         there = self._read()
         if there is not None and not self._is_mine(there):
             raise self._taken(there, 0.0)
