@@ -16,10 +16,11 @@ import numpy as np
 import optax
 import pytest
 from absl import logging as absl_logging
+from etils import epath
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vitjax import checkpoint, loading, trees
+from vitjax import checkpoint, loading, stored, trees
 from vitjax.checkpoint import Checkpointer
 from vitjax.errors import RunError, UserError
 
@@ -243,6 +244,23 @@ def test_failed_background_save_raises_at_the_next_call(tmp_path, monkeypatch):
     assert checkpointer.latest_step() == 2
 
 
+@pytest.mark.parametrize("place", ["retire", "rmtree"])
+def test_whatever_keeps_an_old_checkpoint_from_being_removed_is_a_warning(tmp_path, monkeypatch, caplog, place):
+    class RemoteError(Exception):
+        """As of a library of some store: not an OSError."""
+
+    def refused(*_, **__):
+        raise RemoteError("429 slow down")
+
+    said = []
+    monkeypatch.setattr(*((stored, "retire") if place == "retire" else (type(epath.Path(tmp_path)), "rmtree")), refused)
+    with Checkpointer(tmp_path, keep=1, say=said.append) as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(step, stepped(mesh_of(1), steps=step))
+    assert checkpointer.latest_step() == 3
+    assert "could not be removed: RemoteError: 429 slow down" in caplog.text + "".join(said)
+
+
 def test_directory_that_cannot_be_made_raises_at_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match="could not be written.*no earlier one stands"):
@@ -262,7 +280,8 @@ def two_steps(directory, **settings):
 def newest(directory, said=None):
     """What a restart finds: (state, step), or None."""
     say = (lambda text: None) if said is None else said.append
-    return Checkpointer(directory, say=say).restore_newest(abstract(mesh_of(1)))
+    found = Checkpointer(directory, say=say).restore_newest(abstract(mesh_of(1)))
+    return found and found[:2]
 
 
 def files_of(folder):
@@ -417,7 +436,7 @@ def test_nothing_saved_is_a_fresh_start_and_debris_is_named(tmp_path):
 def test_a_restored_step_is_not_saved_again(pair):
     directory, states = pair
     checkpointer = Checkpointer(directory)
-    state, step = checkpointer.restore_newest(abstract(mesh_of(1)))
+    state, step, _ = checkpointer.restore_newest(abstract(mesh_of(1)))
     before = (directory / "2" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
     checkpointer.save(step, state)
     checkpointer.close()
@@ -451,7 +470,7 @@ def test_a_failed_save_harms_nothing_older(pair, monkeypatch):
         return Failing()
 
     checkpointer = Checkpointer(directory, keep=1)
-    state, _ = checkpointer.restore_newest(abstract(mesh_of(1)))
+    state = checkpointer.restore_newest(abstract(mesh_of(1))).state
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.ocp, "save_checkpointables_async", fail)
         checkpointer.save(3, advance(state))
@@ -467,7 +486,7 @@ def test_a_failed_save_harms_nothing_older(pair, monkeypatch):
 def test_nothing_is_removed_after_a_save_that_is_not_all_there(pair, monkeypatch):
     directory, _ = pair
     checkpointer = Checkpointer(directory, keep=1)
-    state, _ = checkpointer.restore_newest(abstract(mesh_of(1)))
+    state = checkpointer.restore_newest(abstract(mesh_of(1))).state
     checkpointer.save(3, advance(state))
     checkpointer._writing[1].result()
     shutil.rmtree(directory / "3" / "opt")
@@ -524,7 +543,7 @@ def test_a_kill_during_a_save_leaves_a_checkpoint_that_can_be_read(tmp_path):
             time.sleep(delay_s)
             process.kill()
         unfinished += len(list(tmp_path.glob("*.orbax*")))
-        state, step = Checkpointer(tmp_path).restore_newest(wanted)
+        state, step, _ = Checkpointer(tmp_path).restore_newest(wanted)
         assert step >= 1 and all(float(x.min()) == float(x.max()) == step for x in state.params.values())
         for path in tmp_path.iterdir():
             shutil.rmtree(path)
@@ -588,7 +607,7 @@ abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), jax.eval_shape(lambda: begin(0)), shardings
 )
 said = []
-state, step = checkpoint.Checkpointer(folder, say=said.append).restore_newest(abstract)
+state, step, _ = checkpoint.Checkpointer(folder, say=said.append).restore_newest(abstract)
 mine = np.asarray(state.params['w'].addressable_data(0))
 print(me, step, len(said), int(state.step), (mine == np.arange(8000.)[4000 * me :][:4000] + 1).all(), flush=True)
 assert list(checkpoint.read_variables(folder.parent)['extra/ema']) == [1.0] * 4

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def run(tmp_path):
     with Checkpointer(tmp_path / "checkpoints", keep=0) as checkpointer:
         for step in (1, 2, 3):
             params = {"backbone": {"w": jnp.arange(3000.0) + step}, "head": {"b": jnp.ones((5,), jnp.bfloat16)}}
-            checkpointer.save(step, State(jnp.int32(step), params, {"mu": jnp.zeros(2)}, {}))
+            checkpointer.save(step, State(jnp.int32(step), params, {"mu": jnp.zeros(2)}, {}), (4, 9)[: step - 1])
     return tmp_path
 
 
@@ -76,12 +77,19 @@ def test_a_run_is_told_on_a_page(run):
     assert line(text, "length").endswith("40 steps = 5.0 epochs")
     assert line(text, "seed").endswith("7")
     assert line(text, "progress").endswith("step 2, train/loss 0.25, eval/knn/accuracy 0.75")
+    assert line(text, "left out").endswith("batches 4, 9")
     assert line(text, "bad records").endswith(" 2") and line(text, "starts").endswith(" 4")
     assert line(text, "2 ").endswith("complete; best, eval/knn/accuracy = 0.75")
     assert line(text, "params/backbone").split() == ["params/backbone", "1", "arrays", "3,000", "12", "kB"]
     assert line(text, "params/head").split()[-2:] == ["10", "B"]
     assert line(text, "all parameters").split()[-1] == "3,005"
     assert "params/backbone/w  float32[3000]" in look(run, parameters=True)[0]
+
+
+def test_a_look_from_python_leaves_the_environment_alone(run, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    look(run, verify=True)
+    assert os.environ["JAX_PLATFORMS"] == ""
 
 
 def test_a_changed_byte_is_found_by_verify_alone(run):
@@ -159,8 +167,13 @@ sys.exit(code)
     assert time.perf_counter() - before < 60
 
 
-def test_exit_codes_and_mistakes(run, tmp_path, capsys):
+def test_exit_codes_and_mistakes(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert inspect.main([f"--workdir={run}", "--verify"]) == 0
+    assert inspect.main([str(run)]) == 0
+    for argv in ([], [str(run), f"--workdir={run}"]):
+        with pytest.raises(UserError, match="name one directory, as DIR or as --workdir=DIR"):
+            inspect.main(argv)
     damage(run, 3)
     assert inspect.main([f"--workdir={run}", "--verify"]) == 1
     with pytest.raises(UserError, match="--step=5: .* holds the steps 1, 2, 3"):

@@ -1,7 +1,6 @@
 """Steps that are not finite: refused, written down, and then skipped, stopped at, or taken back."""
 
 import itertools
-import json
 from pathlib import Path
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitjax import checkpoint, cli, loop, nonfinite, sharding
+from vitjax import checkpoint, cli, experiment, loop, nonfinite, sharding, stored
 from vitjax import main as main_module
 from vitjax.data.batches import batch_of, order
 from vitjax.data.sources.folder import FolderSource
@@ -74,6 +73,11 @@ def stop_after(calls):
     return lambda: next(asked) == calls
 
 
+def left_out_of(workdir):
+    """What the newest checkpoint says."""
+    return stored.read_meta(stored.complete(workdir / "checkpoints", None)).left_out
+
+
 def weights(workdir, step=None):
     return checkpoint.read_variables(workdir, ("params", "extra", "opt"), step)
 
@@ -124,12 +128,12 @@ def test_stop_ends_the_run_and_names_step_file_and_command(tmp_path, pictures, p
 
 
 def test_rewind_leaves_out_the_batches_that_did_it_and_ends_like_a_run_that_never_had_them(
-    tmp_path, pictures, poison, capsys
+    tmp_path, pictures, poison, capsys, monkeypatch
 ):
     poison(bad_picture)
     assert run(tmp_path / "rewinds", pictures, "--config.nonfinite=rewind")
     bad = bad_batches(pictures)
-    left_out = nonfinite.read_left_out(tmp_path / "rewinds")
+    left_out = left_out_of(tmp_path / "rewinds")
     assert len(left_out) >= 2 and list(left_out) == bad[: len(left_out)]
     assert capsys.readouterr().out.count("back to the newest checkpoint") == len(left_out)
     assert [row["decision"] for row in nonfinite.read(tmp_path / "rewinds")] == ["rewind"] * len(left_out)
@@ -137,8 +141,13 @@ def test_rewind_leaves_out_the_batches_that_did_it_and_ends_like_a_run_that_neve
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert not any(row["train/skipped"] for row in rows)
     assert any(row["train/skipped"] for row in read_rows(tmp_path / "rewinds" / "metrics.discarded.jsonl"))
-    (tmp_path / "knew").mkdir()
-    nonfinite.write_left_out(tmp_path / "knew", left_out)
+    made = experiment.train_loader
+
+    def knowing(*how):
+        loader = made(*how)
+        return lambda start_step, _: loader(start_step, left_out)
+
+    monkeypatch.setattr(experiment, "train_loader", knowing)
     assert run(tmp_path / "knew", pictures, "--config.nonfinite=stop")
     for step in (4, 8, STEPS):
         assert_same(weights(tmp_path / "rewinds", step), weights(tmp_path / "knew", step))
@@ -153,13 +162,16 @@ def test_a_rewinding_run_that_is_interrupted_ends_as_an_unbroken_one_to_the_bit(
     with pytest.raises(RunError, match="after 1 rewinds"):
         run(tmp_path / "cut", pictures, *settings, "--config.max_rewinds=1")
     for calls in itertools.cycle((4, 5)):
+        # As on another machine, when the last push of the logs had failed.
+        (tmp_path / "cut" / nonfinite.FILE).rename(tmp_path / f"lines_{len(list(tmp_path.glob('lines_*')))}")
         if run(tmp_path / "cut", pictures, *settings, stop=stop_after(calls)):
             break
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
-    left_out = [nonfinite.read_left_out(tmp_path / name) for name in ("whole", "cut")]
+    left_out = [left_out_of(tmp_path / name) for name in ("whole", "cut")]
     assert left_out[0] == left_out[1] and len(left_out[0]) >= 2
-    lines = [nonfinite.read(tmp_path / name) for name in ("whole", "cut")]
-    assert lines[0] == [row for row in lines[1] if row["decision"] == "rewind"]
+    lines = [row for file in (*tmp_path.glob("lines_*"), tmp_path / "cut" / nonfinite.FILE) for row in read_rows(file)]
+    for row in nonfinite.read(tmp_path / "whole"):
+        assert row in lines
     rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
     assert [r["train/loss"] for r in rows[0]] == [r["train/loss"] for r in rows[1]]
 
@@ -209,17 +221,15 @@ def test_no_checkpoint_is_saved_that_is_not_known_to_be_clean(tmp_path, offendin
     saved, error = toy_run(tmp_path, policy, {offending - 1})
     assert (error.step, error.batch) == (offending, offending - 1)
     assert all(step < offending for step in saved)
-    assert nonfinite.read_left_out(tmp_path) == (offending - 1,)
 
 
 def test_rewinds_come_to_an_end(tmp_path):
     policy, refused, first_step = nonfinite.Policy("rewind", 2), {6, 7, 8, 9}, 4
-    for number in (6, 7):
-        error = toy_run(tmp_path, policy, refused, nonfinite.read_left_out(tmp_path), first_step)[1]
-        assert isinstance(error, nonfinite.Rewind) and (error.step, error.batch) == (7, number)
-    error = toy_run(tmp_path, policy, refused, nonfinite.read_left_out(tmp_path), first_step)[1]
+    for left_out in ((), (6,)):
+        error = toy_run(tmp_path, policy, refused, left_out, first_step)[1]
+        assert isinstance(error, nonfinite.Rewind) and (error.step, error.batch) == (7, 6 + len(left_out))
+    error = toy_run(tmp_path, policy, refused, (6, 7), first_step)[1]
     assert isinstance(error, RunError) and "after 2 rewinds (config.max_rewinds=2)" in str(error)
-    assert nonfinite.read_left_out(tmp_path) == (6, 7)
     rows = nonfinite.read(tmp_path)
     assert [(row["batch"], row["decision"]) for row in rows] == [(6, "rewind"), (7, "rewind"), (8, "stop")]
 
@@ -271,20 +281,6 @@ def test_the_hook_looks_at_steps_that_are_done_and_at_all_of_them_before_a_save(
     assert when[5] == [1, 2, 3, 4, 5] and when[7] == [1, 2, 3, 4, 5]
     assert when[8] == list(range(1, 9))
     assert loop.IN_FLIGHT == 2
-
-
-def test_the_list_of_left_out_batches_is_whole_at_any_moment(tmp_path, monkeypatch):
-    nonfinite.write_left_out(tmp_path, (3,))
-    with monkeypatch.context() as patch:
-        patch.setattr(json, "dump", lambda *_: pytest.fail("killed"))
-        with pytest.raises(pytest.fail.Exception):
-            nonfinite.write_left_out(tmp_path, (3, 5))
-    assert nonfinite.read_left_out(tmp_path) == (3,)
-    nonfinite.write_left_out(tmp_path, (3, 5))
-    assert nonfinite.read_left_out(tmp_path) == (3, 5)
-    (tmp_path / nonfinite.LEFT_OUT).write_text("[3")
-    with pytest.raises(UserError, match=r"left_out\.json does not hold"):
-        nonfinite.read_left_out(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,18 @@ def test_plain_lines_where_there_is_no_terminal():
     )
 
 
+def test_what_is_done_beside_the_steps_is_said_now_and_then():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(total_steps=1000, batch_size=8, stream=stream, clock=clock)
+    for _ in range(2):
+        with progress.paused("evaluating"):
+            for second in range(70):
+                progress.doing(f"evaluating linear {second}")
+                clock.now += 1
+    said = ["evaluating ...", "evaluating linear 30", "evaluating linear 60"] * 2
+    assert stream.getvalue().splitlines() == [f"step 0: {text}" for text in said]
+
+
 def test_terminal_line_is_redrawn_and_never_wraps(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     clock, stream = Clock(), Terminal()

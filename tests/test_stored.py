@@ -21,12 +21,12 @@ def write(folder, facts):
 @pytest.fixture
 def folder(tmp_path):
     """The folder of step 12, with nothing but its metadata."""
-    return write(tmp_path / "12", stored.sealed(12, SHAPES, SUMS))
+    return write(tmp_path / "12", stored.sealed(12, SHAPES, SUMS, (5, 9)))
 
 
 def test_metadata_come_back_as_they_were_written(folder):
     meta = stored.read_meta(folder)
-    assert (meta.step, meta.shapes, meta.sums) == (12, SHAPES, SUMS)
+    assert (meta.step, meta.shapes, meta.sums, meta.left_out) == (12, SHAPES, SUMS, (5, 9))
     assert meta.written_s == pytest.approx(1795483855.46)
 
 
@@ -38,7 +38,7 @@ def test_any_flipped_bit_of_the_metadata_is_damage_or_means_nothing(folder):
         data[bit // 8] ^= 1 << bit % 8
         file.write_bytes(data)
         try:
-            assert stored.read_meta(folder)[:3] == meta[:3]
+            assert stored.read_meta(folder)[:4] == meta[:4]
         except Damaged:
             caught += 1
     assert caught > 0.8 * 8 / 9 * len(whole)

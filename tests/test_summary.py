@@ -1,7 +1,10 @@
 """What is said before a run starts."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 from vitjax import sharding, summary
@@ -39,3 +42,27 @@ def test_sharding_table_names_every_layout_in_use():
 
 def test_one_device_gets_a_line():
     assert table((1, 1, 1), devices=1) == "2.57 MB on one device"
+
+
+class Source:
+    def __init__(self, text):
+        self._text = text
+
+    def __len__(self):
+        return 1200
+
+    def __repr__(self):
+        return self._text
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("FolderSource('/my/x, y', 1200 pictures)", "1,200 pictures in /my/x, y (folder), 3 kB each"),
+        ("ParquetSource('/x', 1200 rows in 3 files)", "1,200 pictures in /x (parquet), 3 kB each"),
+        ("the built-in scenes (train, 32 px)", "1,200 pictures of the built-in scenes (train, 32 px), 3 kB each"),
+    ],
+)
+def test_the_pictures_are_told_in_a_sentence(text, said):
+    run = SimpleNamespace(batch_size=8, batch_spec={"image": shape_of(8, 32, 32, 3, dtype=np.uint8)})
+    assert summary._data(Source(text), run).startswith(said)

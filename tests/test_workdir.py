@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from etils import epath
 
 import vitjax
-from vitjax import cli, evaluate, experiment, export, workdir
+from vitjax import cli, evaluate, experiment, export, lease, multihost, workdir
 from vitjax import main as main_module
 from vitjax.errors import RunError, UserError
 from vitjax.workdir import Workdir
@@ -203,6 +204,122 @@ def test_a_fetch_that_breaks_off_is_done_again(bucket, monkeypatch):
     assert (started().local / "metrics.jsonl").read_text() == "1\n"
 
 
+def lease_of(bucket):
+    return bucket / "run" / lease.FILE
+
+
+def write_lease(bucket, age_s, machine="another"):
+    there = {"id": machine, "host": "node7", "pid": 12, "since": "2026-11-24 10:00:00", "time": time.time() - age_s}
+    lease_of(bucket).parent.mkdir(parents=True, exist_ok=True)
+    lease_of(bucket).write_text(json.dumps(there))
+
+
+def test_a_second_machine_is_refused_while_the_first_is_alive_and_let_in_afterwards(bucket, tmp_path, monkeypatch):
+    with Workdir("bucket://run").hold():
+        use_machine(tmp_path / "b", monkeypatch)
+        message = rf"bucket/run: another run .* on {socket.gethostname()} since .*alive \d s ago; .*another --workdir"
+        with pytest.raises(lease.Taken, match=message) as refused:
+            with Workdir("bucket://run").hold():
+                pass
+        assert multihost._exit_code(refused.value) == 75  # which the launch scripts try again
+        assert lease_of(bucket).exists()
+    assert not lease_of(bucket).exists()
+    with Workdir("bucket://run").hold():
+        assert lease_of(bucket).exists()
+
+
+def test_a_machine_that_fell_silent_is_followed_and_a_fresh_one_is_not(bucket, capsys):
+    write_lease(bucket, age_s=lease.FRESH_S - 60)
+    with pytest.raises(lease.Taken, match=r"process 12 on node7 .*alive 120 s ago.*goes on in 60 s"):
+        with Workdir("bucket://run").hold():
+            pass
+    write_lease(bucket, age_s=3700)
+    with Workdir("bucket://run").hold():
+        assert "process 12 on node7" not in lease_of(bucket).read_text()
+    assert "is taken over: process 12 on node7" in capsys.readouterr().out
+
+
+def test_a_run_that_was_killed_is_followed_at_once_on_its_own_machine(bucket, capsys):
+    with Workdir("bucket://run").hold():
+        left_behind = lease_of(bucket).read_text()
+    lease_of(bucket).write_text(left_behind)
+    with Workdir("bucket://run").hold():
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_a_second_run_on_the_same_machine_is_refused(bucket):
+    with Workdir("bucket://run").hold():
+        with pytest.raises(UserError, match=r"--workdir=.*bucket/run: another run is at work there \(process"):
+            with Workdir("bucket://run").hold():
+                pass
+        assert lease_of(bucket).exists()
+
+
+def test_a_lease_is_renewed_whatever_fails_in_between(bucket, monkeypatch, caplog):
+    monkeypatch.setattr(lease, "REFRESH_S", 0.02)
+    with Workdir("bucket://run").hold():
+        began = json.loads(lease_of(bucket).read_text())["time"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Stored, "write_text", lambda *_: (_ for _ in ()).throw(ConnectionError("down")))
+            eventually(lambda: "could not be renewed: ConnectionError: down" in caplog.text)
+        eventually(lambda: json.loads(lease_of(bucket).read_text())["time"] > began)
+
+
+def test_a_run_that_was_taken_over_ends_before_it_writes_again(bucket, monkeypatch):
+    monkeypatch.setattr(lease, "REFRESH_S", 0.02)
+    home = Workdir("bucket://run")
+    with pytest.raises(RunError, match=r"bucket/run was taken over by process 12 on node7"):
+        with home.hold():
+            home.fetch()
+            (home.local / "metrics.jsonl").write_text("1\n")
+            write_lease(bucket, age_s=0)
+            eventually(lambda: home._lease._lost)
+            home.push()
+    assert "node7" in lease_of(bucket).read_text()
+    assert not (bucket / "run" / "metrics.jsonl").exists()
+
+
+def test_of_two_that_start_at_the_same_time_one_is_refused(bucket, monkeypatch):
+    write = Stored.write_text
+
+    def overtaken(self, text, *more):
+        written = write(self, text, *more)
+        if self.name == lease.FILE:
+            write_lease(bucket, age_s=0)
+        return written
+
+    monkeypatch.setattr(Stored, "write_text", overtaken)
+    with pytest.raises(lease.Taken, match="node7"):
+        with Workdir("bucket://run").hold():
+            pass
+    assert "node7" in lease_of(bucket).read_text()
+
+
+def test_a_remote_that_cannot_be_reached_is_said_at_the_lease_too(monkeypatch):
+    monkeypatch.setattr(Stored, "read_text", lambda self: (_ for _ in ()).throw(ConnectionError("gone")))
+    with pytest.raises(RunError, match="bucket/run cannot be opened: ConnectionError: gone"):
+        with Workdir("bucket://run").hold():
+            pass
+
+
+def test_a_local_directory_needs_no_lease(tmp_path):
+    with Workdir(tmp_path / "run").hold():
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_other_than_the_first_fetch_the_config_alone(bucket, monkeypatch):
+    (bucket / "run" / "tensorboard").mkdir(parents=True)
+    for name in ("config.json", "metrics.jsonl", lease.FILE):
+        (bucket / "run" / name).write_text("{}")
+    monkeypatch.setattr(workdir.jax, "process_index", lambda: 1)
+    home = started()
+    assert sorted(path.name for path in home.local.iterdir()) == [workdir.STAMP, "config.json"]
+    with home.hold():  # the first process's business
+        assert lease_of(bucket).read_text() == "{}"
+
+
 def test_an_unknown_kind_of_path_is_refused(tmp_path):
     with pytest.raises(UserError, match="gcs://bucket/run: there is no gcs://; gs:// and s3://"):
         Workdir("gcs://bucket/run")
@@ -220,7 +337,7 @@ def test_a_remote_run_goes_on_elsewhere_and_can_be_read(bucket, tmp_path, monkey
     assert train()
     run = bucket / "runs" / "mae"
     assert {"checkpoints", "config.json", "metrics.jsonl", "tensorboard"} <= {p.name for p in run.iterdir()}
-    assert (run / "checkpoints" / "2").is_dir()
+    assert (run / "checkpoints" / "2").is_dir() and not (run / lease.FILE).exists()
     assert not (Workdir("bucket://runs/mae").local / "checkpoints").exists()
     use_machine(tmp_path / "b", monkeypatch)
     assert train("--config.total_steps=3")

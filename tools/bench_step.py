@@ -154,8 +154,11 @@ class Bench:
         jax.block_until_ready(self.state)
 
     @contextlib.contextmanager
-    def real_loop(self, log_every_steps: int) -> Iterator[Callable[[int], None]]:
-        """A function like `bare` that goes through `loop.train`, host batches and the log."""
+    def real_loop(self, log_every_steps: int) -> Iterator[Callable[..., None]]:
+        """A function like `bare` that goes through `loop.train`, host batches and the log.
+
+        It takes further arguments of `loop.train`.
+        """
         batches = itertools.cycle(self.batches)
         total_steps = self.built.run.total_steps
         with MetricsWriter(self._workdir) as writer:
@@ -164,7 +167,7 @@ class Bench:
             )
             log = hooks.log(writer, progress, log_every_steps)
 
-            def run(steps: int) -> None:
+            def run(steps: int, **more: Any) -> None:
                 self.state = loop.train(
                     self.step_fn,
                     self.state,
@@ -174,6 +177,7 @@ class Bench:
                     mesh=self.mesh,
                     # A block's last step is not the run's, which would be logged out of turn.
                     hooks=[lambda event: log(event._replace(last=False))],
+                    **more,
                 )
                 self._steps_done += steps
                 jax.block_until_ready(self.state)

@@ -12,9 +12,9 @@ asynchronous and atomic: a step's folder has its name only when all of it is wri
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,14 @@ __all__ = ["FOLDER", "ITEMS", "Checkpointer", "complete_steps", "latest_step", "
 Tree = Any
 Flat = dict[str, Any]
 T = TypeVar("T")
+
+
+class Restored(NamedTuple):
+    """A state as it was saved, its step, and the batches that the run had left out by then."""
+
+    state: Tree
+    step: int
+    left_out: tuple[int, ...]
 
 
 class Checkpointer:
@@ -78,10 +86,13 @@ class Checkpointer:
         """Compiles in the background what the first save needs, so that it takes no longer than the others."""
         self._start(checksums.prepare, {name: getattr(abstract_state, name) for name in ITEMS})
 
-    def save(self, step: int, state: Tree) -> None:
+    def save(self, step: int, state: Tree, left_out: Sequence[int] = ()) -> None:
         """Copies `state` to the host and goes on writing it in the background; the next step may donate it.
 
         A step that was just saved or restored is not saved again; an older folder of the same step is replaced.
+
+        Args:
+          left_out: the batches that the run goes without; whoever goes on from here has to know them.
 
         Raises:
           RunError: this save could not start, or the one before it failed.
@@ -96,7 +107,7 @@ class Checkpointer:
         paths, sums = checksums.of_tree({name: getattr(state, name) for name in ITEMS})
         items = {name: trees.unflatten(leaves) for name, leaves in flat.items() if leaves}
         shapes = {name: loading.shapes(leaves) for name, leaves in flat.items()}
-        meta = stored.sealed(step, shapes, dict(zip(paths, np.asarray(sums).tolist(), strict=True)))
+        meta = stored.sealed(step, shapes, dict(zip(paths, np.asarray(sums).tolist(), strict=True)), left_out)
         folder = stored.at(self._directory, step)
         try:
             self._make_room(folder)
@@ -153,10 +164,10 @@ class Checkpointer:
           UserError: there is no such checkpoint, it is of another model, or it cannot be read.
         """
         self.wait()
-        return self._restored(stored.complete(self._directory, step), abstract_state)
+        return self._restored(stored.complete(self._directory, step), abstract_state).state
 
-    def restore_newest(self, abstract_state: Tree) -> tuple[Tree, int] | None:
-        """The newest state that can be read, and its step; None where no checkpoint was ever finished.
+    def restore_newest(self, abstract_state: Tree) -> Restored | None:
+        """The newest state that can be read; None where no checkpoint was ever finished.
 
         One that is damaged is named, renamed to <step>.damaged, and the one before it is tried. All
         processes take the same one.
@@ -170,7 +181,7 @@ class Checkpointer:
         for step in reversed(steps):
             folder = stored.at(self._directory, step)
             try:
-                return self._restored(folder, abstract_state), step
+                return self._restored(folder, abstract_state)
             except Damaged as error:
                 self._pass_over(folder, error)
         if steps or lost:
@@ -182,14 +193,15 @@ class Checkpointer:
             self._say(f"{self._directory} holds only a first save that was never finished: beginning anew.")
         return None
 
-    def _restored(self, folder: epath.Path, abstract_state: Tree) -> Tree:
+    def _restored(self, folder: epath.Path, abstract_state: Tree) -> Restored:
         """The state in `folder`, the same everywhere or an error everywhere."""
         meta, loaded = _everywhere(folder, lambda: _load(folder, abstract_state))
         owned, sums = _owned(loaded)
         loading.refuse_damaged(folder, meta.sums, sums)
         filled = {name: loading.fill(getattr(abstract_state, name), loading.part(owned, name)) for name in ITEMS}
         self._last = meta.step
-        return abstract_state._replace(step=_number(meta.step, abstract_state.step), **filled)
+        state = abstract_state._replace(step=_number(meta.step, abstract_state.step), **filled)
+        return Restored(state, meta.step, meta.left_out)
 
     def _listed(self) -> tuple[list[int], int, int]:
         """As the first process sees it: the steps that have folders, and how many were set aside and never finished."""
@@ -207,7 +219,7 @@ class Checkpointer:
         if folder.exists() and any(folder.iterdir()):
             try:
                 aside = f"; it is {stored.move_aside(folder).name} now"
-            except OSError as refused:
+            except Exception as refused:
                 aside = f"; it could not be renamed: {refused}"
         self._say(f"{folder} is passed over: {error.cause}{aside}")
 
@@ -218,6 +230,8 @@ class Checkpointer:
             return
         if not self._swept:
             self._swept = True
+            # No other run can be writing them: the lock (`vitjax.lock`), and at a remote directory the lease
+            # (`vitjax.lease`), keep a second one off; a run that lost its lease ends before it saves.
             _remove(stored.unfinished(self._directory))
         if folder.exists():
             _remove([folder.with_name(folder.name + stored.REMOVED)])
@@ -231,8 +245,8 @@ class Checkpointer:
             steps = complete_steps(self._directory)
             stay = self._kept(steps, scores=self._scores())
             retired = [stored.retire(stored.at(self._directory, step)) for step in sorted(set(steps) - stay)]
-        except OSError as error:
-            self._say(f"an old checkpoint could not be removed: {error}")
+        except Exception as error:  # each remote file system has its own
+            self._say(f"an old checkpoint could not be removed: {type(error).__name__}: {error}")
             return
         left = {*retired, *stored.marked(self._directory, stored.REMOVED)}
         self._start(_remove, sorted(left))
@@ -353,5 +367,5 @@ def _remove(folders: Iterable[epath.Path]) -> None:
     for folder in folders:
         try:
             folder.rmtree(missing_ok=True)
-        except OSError as error:
-            logging.warning("%s could not be removed: %s", folder, error)
+        except Exception as error:  # each remote file system has its own, and none is worth a run
+            logging.warning("%s could not be removed: %s: %s", folder, type(error).__name__, error)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import config_flags as ml_flags
 
 from vitjax import names
 from vitjax.errors import RunError, UserError
@@ -88,15 +88,33 @@ def parse(options: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argpar
     Raises:
       UserError: an unknown or incomplete option.
     """
-    values, rest = options.parse_known_args(argv)
-    if "--config" in rest[:-1]:  # with a space in place of '='
-        at = rest.index("--config")
-        rest[at : at + 2] = [f"--config={rest[at + 1]}"]
+    values, rest = options.parse_known_args(_joined(argv))
+    # Where it is an option, so that --help can show it, it comes out among them.
+    rest = [f"--config={file}" for file in getattr(values, "config", None) or ()] + rest
     for flag in rest:
         if not re.match(r"^--config([.=]|$)", flag):
             known = [o for action in options._actions for o in action.option_strings] + ["--config"]
             raise UserError(f"{flag}: no such option{names.nearest(flag.split('=')[0], known)}")
     return values, rest
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """The arguments with '--config FILE' as '--config=FILE'."""
+    argv = list(argv)
+    if "--config" in argv[:-1]:
+        at = argv.index("--config")
+        argv[at : at + 2] = [f"--config={argv[at + 1]}"]
+    return argv
+
+
+def config_flags(argv: Sequence[str]) -> list[str]:
+    """The arguments that are about the config, whatever stands beside them."""
+    return [flag for flag in _joined(argv) if re.match(r"^--config[.=]", flag)]
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Whether the parser will answer with its help."""
+    return bool({"-h", "--help"} & set(argv))
 
 
 def load_config(config_flags_given: Sequence[str]) -> ml_collections.ConfigDict:
@@ -112,7 +130,7 @@ def load_config(config_flags_given: Sequence[str]) -> ml_collections.ConfigDict:
     if not Path(path.split(":")[0]).is_file():
         raise UserError(f"--config={path}: there is no such file")
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["vitjax", files[0]])
+    holder = ml_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["vitjax", files[0]])
     try:
         values(["vitjax", files[0]])
     except flags.Error as error:
@@ -152,7 +170,7 @@ def _set(config: ml_collections.ConfigDict, key: str, text: str | None) -> None:
     argv = ["vitjax", f"--config.{key}" + ("" if text is None else f"={text}")]
     values = flags.FlagValues()
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        ml_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
     except (flags.Error, ValueError, TypeError) as error:
         kind = section.get_type(name).__name__
@@ -192,9 +210,32 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def add_config(options: argparse.ArgumentParser) -> None:
+    """The config of commands that begin something; its settings are flags of their own, see `parse`."""
+    options.add_argument(
+        "--config", action="append", metavar="FILE[:FORM]", help="the experiment; --config.KEY=VALUE changes a setting"
+    )
+
+
 def add_workdir(options: argparse.ArgumentParser, meaning: str) -> None:
-    """The option that every command has."""
+    """The option of commands that train, evaluate or export."""
     options.add_argument("--workdir", required=True, metavar="DIR", help=meaning)
+
+
+def add_run(options: argparse.ArgumentParser, meaning: str) -> None:
+    """What a command looks at, as DIR or as --workdir=DIR; `run_directory` says which was given."""
+    options.add_argument("directory", nargs="?", metavar="DIR", help=meaning)
+    options.add_argument("--workdir", metavar="DIR", help="the same, said as to the other commands")
+
+
+def run_directory(values: argparse.Namespace) -> str:
+    """
+    Raises:
+      UserError: none was given, or two.
+    """
+    if bool(values.workdir) == bool(values.directory):
+        raise UserError("name one directory, as DIR or as --workdir=DIR")
+    return values.workdir or values.directory
 
 
 def add_allow_cpu(options: argparse.ArgumentParser) -> None:

@@ -17,8 +17,8 @@ from vitjax.errors import UserError
 def base_config() -> ml_collections.ConfigDict:
     """The settings that every experiment has, with their defaults; `model` and `objective` are its own."""
     c = ml_collections.ConfigDict()
-    c.seed = 0
-    c.batch_size = 256
+    c.seed = 0  # of the weights, the order and every draw
+    c.batch_size = 256  # pictures a step, of all devices together
     # The length of the run: steps win over epochs.
     c.total_steps = config_dict.placeholder(int)
     c.total_epochs = config_dict.placeholder(float)
@@ -61,12 +61,12 @@ def base_config() -> ml_collections.ConfigDict:
     d.cache_dir = ""
 
     c.augment = ml_collections.ConfigDict()
-    c.augment.crop_area = (0.2, 1.0)
+    c.augment.crop_area = (0.2, 1.0)  # of a random crop, as a share of the picture's
     c.augment.crop_aspect = (3 / 4, 4 / 3)
-    c.augment.flip = 0.5
+    c.augment.flip = 0.5  # how often
 
     c.optim = o = ml_collections.ConfigDict()
-    o.name = "adamw"
+    o.name = "adamw"  # or 'lars', 'sgd'
     o.base_lr = 1e-3
     o.base_batch = 256  # peak rate = base_lr * batch_size / base_batch; 0: base_lr is the peak rate
     o.schedule = "cosine"  # or 'constant', 'rsqrt'
@@ -86,14 +86,16 @@ def base_config() -> ml_collections.ConfigDict:
     c.model = ml_collections.ConfigDict()
     c.objective = ml_collections.ConfigDict()
 
-    c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=-1, tensor=1))
-    c.init = ml_collections.ConfigDict(dict(backbone=""))
-    c.checkpoint = ml_collections.ConfigDict(dict(every_steps=1000, keep=2))
+    c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # devices along the axis; -1 is all the rest
+    c.init = ml_collections.ConfigDict(dict(backbone=""))  # a run or an export to take this part of the weights from
+    c.checkpoint = ml_collections.ConfigDict()
+    c.checkpoint.every_steps = 1000  # and at the end, before an evaluation, and when the run is stopped
+    c.checkpoint.keep = 2  # of the newest; 0 keeps all
     c.checkpoint.keep_every_steps = 0  # beside the newest `keep`, each that lies on this period; 0 is none
     c.checkpoint.keep_best = ""  # and the one that is best by this metric, such as 'eval/linear/accuracy'
     c.checkpoint.keep_best_mode = "max"  # or 'min'
-    c.log = ml_collections.ConfigDict(dict(every_steps=50, pictures_every_steps=0))
-    c.profile = ml_collections.ConfigDict(dict(start_step=-1, steps=3))
+    c.log = ml_collections.ConfigDict(dict(every_steps=50, pictures_every_steps=0))  # 0: at the end of the run only
+    c.profile = ml_collections.ConfigDict(dict(start_step=-1, steps=3))  # a trace of so many steps; -1: none
     c.evals = ml_collections.ConfigDict()
     return c
 

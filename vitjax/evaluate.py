@@ -1,4 +1,4 @@
-"""The evaluators alone, from a run or an export.
+"""Evaluates a run or an export: nearest neighbours and a linear probe beside their baselines.
 
     python -m vitjax.evaluate --workdir=DIR
     python -m vitjax.evaluate --workdir=DIR --config.data.path=PICTURES --config.evals.knn.k=10
@@ -23,6 +23,7 @@ from vitjax.data import pipeline, sources
 from vitjax.errors import UserError
 from vitjax.evals import Evaluator, features
 from vitjax.experiment import Experiment
+from vitjax.progress import Progress
 from vitjax.writers import EVALUATIONS
 
 # What a number is compared with: a network of the same form before any training, and no network.
@@ -40,14 +41,13 @@ class Evaluation(NamedTuple):
 
 
 class Splits:
-    """The splits of a picture set that evaluators look at, each opened once; `on_batch` is called for each batch.
+    """The splits of a picture set that evaluators look at, each opened once.
 
     Attributes:
       bad: split -> records that could not be decoded, as they are met.
     """
 
-    def __init__(self, config: Any, mesh: Mesh, on_batch: Callable[[], None] = lambda: None):
-        self._on_batch = on_batch
+    def __init__(self, config: Any, mesh: Mesh):
         self._data, self._batch_size = config.data, config.batch_size
         self._canvas_px, self._workers = pipeline.canvas_px(config.data), config.data.workers
         self._rows = sharding.local_rows(mesh, config.batch_size)
@@ -72,7 +72,6 @@ class Splits:
         )
         with made:
             for batch in made:
-                self._on_batch()
                 self.bad.setdefault(split, set()).update(int(i) for i in batch["bad_index"] if i >= 0)
                 yield batch
 
@@ -121,11 +120,15 @@ def evaluate(
     splits: Splits,
     mesh: Mesh,
     baselines: bool = True,
+    tell: features.Tell = features.silent,
 ) -> dict[str, float]:
     """The evaluators' numbers, as 'eval/<evaluator>/<number>'.
 
     With `baselines`, those that an evaluator asks for stand beside them, as
     'eval/<evaluator>/random_init/<number>' and 'eval/<evaluator>/raw_pixels/<number>'.
+
+    Args:
+      tell: called every so often, with what is being done ("linear of random init: split 'test', batch 3").
     """
     metrics: dict[str, float] = {}
     for variant in ("", *(BASELINES if baselines else ())):
@@ -141,10 +144,11 @@ def evaluate(
         }
         functions = _functions(built, variables, variant, needs, mesh)
         with sharding.use(mesh):
-            extract = features.extractor(functions, splits.batches, sorted(fields), mesh)
+            extract = features.Extract(functions, splits.batches, sorted(fields), mesh, tell)
             for name, evaluation in asked.items():
                 prefix = f"eval/{name}/{variant}/" if variant else f"eval/{name}/"
-                numbers = evaluation.evaluator.evaluate(extract, mesh)
+                title = f"{name} of {variant.replace('_', ' ')}" if variant else name
+                numbers = evaluation.evaluator.evaluate(extract.titled(title), mesh)
                 metrics |= {prefix + key: value for key, value in numbers.items()}
     return metrics
 
@@ -218,8 +222,11 @@ def main(argv: Sequence[str]) -> None:
     tracked.refuse_unread(cli.keys(given))
     variables, step = experiment.variables_and_step(built)
     print(f"{built.path}, step {step:,}")
-    metrics = evaluate(built, evaluations, variables, splits, mesh)
-    print(table(metrics))
+    progress = Progress(total_steps=step, first_step=step, batch_size=tracked.batch_size)
+    metrics = evaluate(
+        built, evaluations, variables, splits, mesh, tell=lambda what: progress.doing(f"evaluating {what}")
+    )
+    progress.say(table(metrics))
     row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "step": step, "given": given, **metrics}
     # Object stores cannot append.
     file = built.path / EVALUATIONS

@@ -1,4 +1,4 @@
-"""Hands a model on: safetensors, a JSON config and a model card.
+"""Takes the weights of a run away: safetensors, a JSON config and a model card.
 
     python -m vitjax.export --workdir=DIR --out=DIR
 

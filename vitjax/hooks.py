@@ -4,7 +4,7 @@ Each function makes a hook for `loop.train`. A hook decides itself when it is du
 they are given is the order in which they run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from vitjax.checkpoint import Checkpointer
 from vitjax.data import pipeline
 from vitjax.data.bad_records import BadRecords
 from vitjax.experiment import Experiment
-from vitjax.loop import Event, Hook
+from vitjax.loop import IN_FLIGHT, Event, Hook
 from vitjax.periods import due
 from vitjax.progress import Progress
 from vitjax.supervisor import EVALUATING, LOGGING, SAVING, Enter
@@ -30,6 +30,8 @@ Saves = Callable[[Event], bool]
 PICTURES = ("reconstruction", "sample")
 NUM_PICTURES = 8
 BAD_RECORDS = "bad_records.jsonl"
+# Numbers of steps that wait on the device for the next line of the log.
+UNREAD = 1000
 
 
 def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
@@ -37,16 +39,26 @@ def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
 
     'train/skipped' counts the refused updates since the line before, so that none goes unseen.
     """
-    skipped: list[jax.Array] = []
+    unread: list[jax.Array] = []
+    skipped = 0.0
+
+    def read(number: int) -> float:
+        """The sum of the `number` oldest, which are not needed any more."""
+        total = float(sum(jax.device_get(unread[:number])))
+        del unread[:number]
+        return total
 
     def hook(event: Event) -> None:
+        nonlocal skipped
         progress.step(event.step, event.waited_s)
-        skipped.append(event.metrics["skipped"])
+        unread.append(event.metrics["skipped"])
+        if len(unread) > UNREAD:
+            # These steps are done: nobody waits for the device.
+            skipped += read(UNREAD - IN_FLIGHT)
         if not due(event.step, every_steps, event.last, first=True):
             return
         metrics = {name: float(value) for name, value in jax.device_get(event.metrics).items()}
-        metrics["skipped"] = float(sum(jax.device_get(skipped)))
-        skipped.clear()
+        metrics["skipped"], skipped = skipped + read(len(unread)), 0.0
         metrics |= progress.report(event.step, metrics)
         writer.write(event.step, {f"train/{name}": value for name, value in metrics.items()})
 
@@ -54,7 +66,12 @@ def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
 
 
 def save(
-    checkpointer: Checkpointer, writer: MetricsWriter, saves: Saves, enter: Enter, follow: Callable[[], None]
+    checkpointer: Checkpointer,
+    writer: MetricsWriter,
+    saves: Saves,
+    enter: Enter,
+    follow: Callable[[], None],
+    left_out: Sequence[int],
 ) -> Hook:
     """Saves the state in the background, and first what was logged up to it, which then may `follow`."""
 
@@ -63,7 +80,7 @@ def save(
             enter(SAVING)
             writer.flush()
             follow()
-            checkpointer.save(event.step, event.state)
+            checkpointer.save(event.step, event.state, left_out)
 
     return hook
 
@@ -83,6 +100,11 @@ def evaluation(
     """
     export = jax.jit(built.objective.export)
 
+    def tell(what: str) -> None:
+        # A solver may take longer than config.watchdog_s, and is alive all the same.
+        enter(EVALUATING)
+        progress.doing(f"evaluating {what}")
+
     def hook(event: Event) -> None:
         finished = event.step == built.run.total_steps
         names = [name for name, e in evaluations.items() if due(event.step, e.every_steps, finished)]
@@ -94,7 +116,7 @@ def evaluation(
             enter(EVALUATING)
             with progress.paused("evaluating"):
                 variables = export(event.state)
-                metrics = evaluate.evaluate(built, asked, variables, splits, mesh, baselines=finished)
+                metrics = evaluate.evaluate(built, asked, variables, splits, mesh, finished, tell)
         finally:
             enter(LOGGING)
         writer.write(event.step, metrics)

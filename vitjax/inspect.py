@@ -1,7 +1,7 @@
-"""What a run or an export holds, without loading it: checkpoints and their health, parameters, config, progress.
+"""Shows what a run or an export holds: checkpoints and their health, parameters, config, progress.
 
-    python -m vitjax.inspect --workdir=DIR
-    python -m vitjax.inspect --workdir=DIR --verify
+    python -m vitjax.inspect DIR
+    python -m vitjax.inspect DIR --verify
 
 Only names and metadata are read, so that it can run beside a live training. With --verify every array is read
 on the host, a few at a time, and compared with the checksum that was saved with it. Exit code 1: something is
@@ -87,7 +87,7 @@ def inspect(
         steps = [found for found in map(_verified, steps) if found.folder.exists()]
     shown = next((found for found in reversed(steps) if found.meta), None)
     blocks = [
-        _table([("run", str(workdir)), *_facts(config), *_progress(workdir)]),
+        _table([("run", str(workdir)), *_facts(config), *_progress(workdir), *_left_out(shown)]),
         _checkpoints(workdir, directory, steps, config),
     ]
     if shown:
@@ -117,8 +117,7 @@ def _verified(found: Step) -> Step:
     """The same, after every array was read."""
     if found.meta is None:
         return found
-    # Here, because both take a second, and never on an accelerator: a training may be using it.
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    # Here, because jax and orbax take a second.
     from vitjax import loading
 
     try:
@@ -179,6 +178,12 @@ def _progress(workdir: epath.Path) -> list[tuple[str, str]]:
     return facts + [
         (name, f"{_lines(workdir / file):,}") for name, file in COUNTED.items() if (workdir / file).exists()
     ]
+
+
+def _left_out(shown: Step | None) -> list[tuple[str, str]]:
+    """The batches that the run goes without, if there are any."""
+    batches = shown.meta.left_out if shown else ()
+    return [("left out", f"batches {', '.join(map(str, batches))}")] if batches else []
 
 
 def _arrays(leaves: Sequence[Leaf], every: bool) -> str:
@@ -286,15 +291,17 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Prints what is there; 1 if something is damaged."""
     options = cli.parser("vitjax.inspect", __doc__)
-    cli.add_workdir(options, "a run or an export")
+    cli.add_run(options, "a run or an export")
     options.add_argument("--verify", action="store_true", help="read every array and compare its checksum")
     options.add_argument("--parameters", action="store_true", help="list every array with its shape and type")
     options.add_argument("--step", type=int, metavar="N", help="look at this checkpoint alone")
     values, given = cli.parse(options, argv)
     if given:
         raise UserError(f"{given[0]}: a look at a run takes no settings")
+    # Before jax is imported, and never on an accelerator: a training may be using it.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     text, damaged = inspect(
-        values.workdir, step=values.step, verify=values.verify, parameters=values.parameters
+        cli.run_directory(values), step=values.step, verify=values.verify, parameters=values.parameters
     )
     print(text)
     return int(damaged)

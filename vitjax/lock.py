@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import jax
 from absl import logging
@@ -19,11 +19,14 @@ FILE = ".lock"
 
 
 @contextlib.contextmanager
-def hold(workdir: Path) -> Iterator[None]:
+def hold(workdir: Path, shown: Any = None) -> Iterator[None]:
     """Keeps other runs off `workdir` while inside; on processes of a run other than the first it does nothing.
 
     The operating system frees the lock with the process, however that ends, so that a killed run leaves
     nothing to clean up.
+
+    Args:
+      shown: what the user calls it; `workdir` where that is no mirror of it.
 
     Raises:
       UserError: another run is alive there, or a file is in its place.
@@ -36,7 +39,7 @@ def hold(workdir: Path) -> Iterator[None]:
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"--workdir={workdir}: a file is in the way; give a directory") from error
     with open(workdir / FILE, "a+") as file:
-        _take(file, workdir)
+        _take(file, shown or workdir)
         file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}, file)
         file.flush()
@@ -44,7 +47,7 @@ def hold(workdir: Path) -> Iterator[None]:
         file.truncate(0)
 
 
-def _take(file: IO[str], workdir: Path) -> None:
+def _take(file: IO[str], workdir: Any) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

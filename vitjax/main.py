@@ -1,10 +1,10 @@
-"""Train: flags -> config -> objects -> loop.
+"""Trains what a config describes; the same command again goes on where the run stopped.
 
     python -m vitjax.main --config=configs/quickstart.py --workdir=runs/quickstart
     python -m vitjax.main --config=configs/mae_vitb.py --config.data.path=PICTURES --workdir=runs/mae
+    python -m vitjax.main --config=configs/mae_vitb.py --help
 
-Any setting of the config can be given as --config.key=value. The same command again goes on where the run
-stopped; Ctrl-C and SIGTERM save first.
+Any setting of the config can be given as --config.key=value, and --help lists them. Ctrl-C and SIGTERM save first.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ from vitjax import (
     nonfinite,
     provenance,
     retention,
+    settings,
     sharding,
     summary,
 )
@@ -44,7 +45,7 @@ from vitjax.experiment import Experiment
 from vitjax.objective import State
 from vitjax.periods import due
 from vitjax.progress import Progress, start_table
-from vitjax.supervisor import COMPILING, EVALUATING, RESTORING, SAVING, Enter, Interrupted, Supervisor
+from vitjax.supervisor import COMPILING, RESTORING, SAVING, Enter, Interrupted, Supervisor
 from vitjax.workdir import Workdir
 from vitjax.writers import MetricsWriter
 
@@ -72,6 +73,9 @@ class Plan(NamedTuple):
 def main(argv: Sequence[str]) -> int:
     """Trains what the command line describes; 0, or the exit code of the signal that stopped it."""
     options = cli.parser("vitjax.main", __doc__)
+    cli.add_config(options)
+    if cli.asks_for_help(argv):
+        options.epilog = settings.epilog(argv)
     cli.add_workdir(options, "where the run lives; given again, the run goes on")
     cli.add_allow_cpu(options)
     multihost.add_options(options)
@@ -138,13 +142,15 @@ def train(
       RunError: the run cannot go on.
     """
     devices.use_compilation_cache()
-    plan = _plan(config if isinstance(config, Tracked) else Tracked(config), Workdir(workdir), given, changed, enter)
+    home = Workdir(workdir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(home.hold())
+        plan = _plan(config if isinstance(config, Tracked) else Tracked(config), home, given, changed, enter)
         stack.enter_context(lock.hold(plan.built.path))
         stack.enter_context(sharding.use(plan.mesh))
         stack.callback(plan.home.close)
         stack.callback(plan.checkpointer.close)
-        state = _begin(plan, enter)
+        state, left_out = _begin(plan, enter)
         experiment.write_config(plan.built)
         provenance.record(plan.built.path, int(state.step), plan.changed)
         enter(COMPILING)
@@ -155,7 +161,6 @@ def train(
         multihost.say(start_table(facts))
         # Not yet: the run may be done. And once, however often it goes back.
         step_fn = functools.cache(lambda: _compiled(traced))
-        left_out = _left_out(plan)
         while True:
             try:
                 return _go(plan, step_fn, flops_per_step, state, left_out, stop, enter)
@@ -163,8 +168,9 @@ def train(
                 multihost.say(str(rewind))
                 plan.home.push()
                 left_out = (*left_out, rewind.batch)
-            # Out here, where the exception no longer holds the state that it left.
-            state = _begin(plan, enter)
+            # Out here, where the exception no longer holds the state that it left. The checkpoint knows less than
+            # this list does, and a run that is killed before the next one meets the same batches again.
+            state, _ = _begin(plan, enter)
 
 
 def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequence[str], enter: Enter) -> Plan:
@@ -174,7 +180,7 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
     sharding.check_batch_size(config.batch_size, mesh, config.accum)
     source = sources.open_source(config.data, config.data.split)
     built = experiment.prepare(config, source, home.local)
-    splits = Splits(config, mesh, on_batch=lambda: enter(EVALUATING))
+    splits = Splits(config, mesh)
     saving = SimpleNamespace(**config.checkpoint)
     checkpointer = Checkpointer(
         home.path / checkpoint.FOLDER,
@@ -205,21 +211,16 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
     return plan
 
 
-def _begin(plan: Plan, enter: Enter) -> State:
-    """The state of the newest checkpoint that can be read, or that of step 0."""
+def _begin(plan: Plan, enter: Enter) -> tuple[State, tuple[int, ...]]:
+    """The state of the newest checkpoint that can be read and the batches that it leaves out, or that of step 0."""
     # After a rewind a save may be on its way.
     enter(SAVING)
     plan.checkpointer.wait()
     enter(RESTORING)
     restored = plan.checkpointer.restore_newest(plan.abstract)
     if restored is not None:
-        return restored[0]
-    return experiment.fresh_state(plan.built, plan.abstract, plan.weights)
-
-
-def _left_out(plan: Plan) -> tuple[int, ...]:
-    """The batches that the run goes without; the first process may be the only one that has the file."""
-    return tuple(multihost.from_first(nonfinite.read_left_out(plan.home.local)))
+        return restored.state, restored.left_out
+    return experiment.fresh_state(plan.built, plan.abstract, plan.weights), ()
 
 
 def _go(
@@ -296,7 +297,7 @@ def _hooks(
             saves=saves,
             run=plan.home.path,
         ),
-        hooks.save(plan.checkpointer, writer, saves, enter, follow=plan.home.push),
+        hooks.save(plan.checkpointer, writer, saves, enter, plan.home.push, left_out),
     ]
 
 

@@ -278,6 +278,8 @@ def _exit_code(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
+    if isinstance(error, RunError):
+        return error.exit_code
     return 2 if isinstance(error, UserError) else 1
 
 

@@ -5,9 +5,10 @@ about it is `config.nonfinite`:
 
   'skip'    goes on, and says so. MAX_IN_A_ROW refusals in a row end the run.
   'stop'    ends the run at the first one.
-  'rewind'  goes back to the newest checkpoint and on without the batch that did it. The batch's number is
-            noted in left_out.json first; `batch_of(step, left_out)` makes the order a function of the seed, the
-            step and that list, so that a run that is interrupted anywhere ends as one that is not.
+  'rewind'  goes back to the newest checkpoint and on without the batch that did it. `batch_of(step, left_out)`
+            makes the order a function of the seed, the step and the list of such batches, which each checkpoint
+            holds. A run that is interrupted before the next checkpoint meets the batch again, and leaves it out
+            again, so that it ends as one that is not.
 
 Each refusal is a line of nonfinite.jsonl, and `python -m vitjax.replay` runs that step again.
 """
@@ -15,7 +16,6 @@ Each refusal is a line of nonfinite.jsonl, and `python -m vitjax.replay` runs th
 import collections
 import json
 import math
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +33,6 @@ from vitjax.progress import Progress
 from vitjax.writers import read_rows
 
 FILE = "nonfinite.jsonl"
-LEFT_OUT = "left_out.json"
 KINDS = ("skip", "stop", "rewind")
 
 # A bad picture or an unlucky draw refuses one update, a bad stretch of a set a few. Weights that are gone refuse
@@ -51,7 +50,7 @@ class Policy(NamedTuple):
 class Rewind(Exception):
     """The run is to go back to its newest checkpoint, and on without `batch`, which `step` met.
 
-    left_out.json says so already; every process raises this at the same step.
+    Every process raises this at the same step.
     """
 
     def __init__(self, step: int, batch: int):
@@ -70,32 +69,6 @@ def policy(config: Any) -> Policy:
     if config.max_rewinds < 0:
         raise UserError(f"config.max_rewinds={config.max_rewinds} must be at least 0")
     return Policy(config.nonfinite, config.max_rewinds)
-
-
-def read_left_out(workdir: str | Path) -> tuple[int, ...]:
-    """The numbers of the batches that the run in `workdir` has left out, in the order in which it met them.
-
-    Raises:
-      UserError: left_out.json is not what this module writes.
-    """
-    file = Path(workdir) / LEFT_OUT
-    if not file.is_file():
-        return ()
-    try:
-        return tuple(int(number) for number in json.loads(file.read_text())["batches"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f'{file} does not hold {{"batches": [numbers]}}: {error}; put its copy back') from error
-
-
-def write_left_out(workdir: str | Path, batches: Sequence[int]) -> None:
-    """Notes these batches as left out; a kill at any moment leaves either the old list or the new one."""
-    file = Path(workdir) / LEFT_OUT
-    partial = file.with_name(f"{LEFT_OUT}.partial")
-    with open(partial, "w", encoding="utf-8") as out:
-        json.dump({"batches": list(batches)}, out)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(partial, file)
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
@@ -178,8 +151,6 @@ class _Refusals:
         if why:
             raise RunError(f"{why}. {self._advice(step)}")
         if self._policy.kind == "rewind":
-            if jax.process_index() == 0:
-                write_left_out(self._workdir, (*self._left_out, number))
             raise Rewind(step, number)
         if self._progress.refused == 1:
             self._progress.say(f"{_said(step, values)}. The update is refused. {self._advice(step)}")

@@ -18,6 +18,8 @@ import jax
 WINDOW = 120
 SAMPLE_S = 0.5
 REDRAW_S = 0.2
+# What is done beside the steps is said this often where it is a line each time.
+SAY_S = 30.0
 BAR = 20
 
 
@@ -66,6 +68,7 @@ class Progress:
         self._loss: float | None = None
         self._numbers: dict[str, float] = {}
         self._drawn_at = -REDRAW_S
+        self._said_at = -SAY_S
 
     def step(self, step: int, waited_s: float) -> None:
         """Notes that `step` is done and that the loop stood waiting `waited_s` for its batch."""
@@ -109,15 +112,23 @@ class Progress:
     def paused(self, doing: str) -> Iterator[None]:
         """Time inside is not training time; it is expected again in the time to go."""
         before = self._clock()
-        if self._redraws:
-            self._put(f"step {self._step:,}: {doing} ...")
-        elif self._active:
-            print(f"step {self._step:,}: {doing} ...", file=self._stream, flush=True)
+        self._said_at, self._drawn_at = before - SAY_S, before - REDRAW_S
+        self.doing(f"{doing} ...")
         try:
             yield
         finally:
             self._paused_s += self._clock() - before
             self._paused_until = self._step
+
+    def doing(self, what: str) -> None:
+        """Says what is done beside the steps; often on a terminal, else once in SAY_S at most."""
+        now, line = self._clock(), f"step {self._step:,}: {what}"
+        if self._redraws and now - self._drawn_at >= REDRAW_S:
+            self._drawn_at = now
+            self._put(line)
+        elif self._active and not self._redraws and now - self._said_at >= SAY_S:
+            self._said_at = now
+            print(line, file=self._stream, flush=True)
 
     def say(self, text: str) -> None:
         """Prints `text` on lines of its own."""

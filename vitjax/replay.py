@@ -1,4 +1,4 @@
-"""One step of a run again, to see why it was not finite.
+"""Runs one step of a run again, to see why it was not finite.
 
     python -m vitjax.replay DIR --step=N
     python -m vitjax.replay DIR --step=N --save=batch.npz --config.mesh.fsdp=1
@@ -20,7 +20,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 
-from vitjax import checkpoint, cli, devices, experiment, loop, nonfinite, sharding, trees
+from vitjax import checkpoint, cli, devices, experiment, loop, nonfinite, sharding, stored, trees
 from vitjax.config import Tracked, base_config
 from vitjax.data import sources
 from vitjax.data.batches import batch_of
@@ -55,27 +55,25 @@ class Health(NamedTuple):
 def main(argv: Sequence[str]) -> None:
     """Replays what the command line asks for, and prints what it saw."""
     options = cli.parser("vitjax.replay", __doc__)
-    options.add_argument("directory", nargs="?", metavar="DIR", help="the run")
-    options.add_argument("--workdir", metavar="DIR", help="the run, said as to the other commands")
+    cli.add_run(options, "the run")
     options.add_argument("--step", type=int, required=True, metavar="N", help="counted from 1")
     options.add_argument("--batch", type=int, metavar="B", help="of several batches that step N met, the number of one")
     options.add_argument("--save", metavar="FILE.npz", help="where to write the batch")
     options.add_argument("--from_start", action="store_true", help="if there is no checkpoint before, begin at step 1")
     cli.add_allow_cpu(options)
     values, given = cli.parse(options, argv)
-    if bool(values.workdir) == bool(values.directory):
-        raise UserError("name one run: python -m vitjax.replay DIR --step=N")
+    directory = cli.run_directory(values)
     other = [key for key in cli.keys(given) if not key.startswith(MAY_CHANGE)]
     if other:
         raise UserError(f"{other[0]}: a replay does what the run did; it takes {', '.join(MAY_CHANGE)} alone")
-    home = Workdir(values.workdir or values.directory)
+    home = Workdir(directory)
     home.fetch()
     config = experiment.read_config(home.path)
     config.mesh, config.dtype = base_config().mesh, experiment.read_dtype(home.path)
     tracked = Tracked(cli.override(config, given))
     devices.check(values.allow_cpu)
     devices.use_compilation_cache()
-    attempt = find_attempt(home.local, values.step, values.batch)
+    attempt = find_attempt(home.local, left_out(home), values.step, values.batch)
     replay(experiment.read(home.path, tracked), attempt, values.save, values.from_start)
 
 
@@ -101,17 +99,28 @@ def replay(built: Experiment, attempt: Attempt, save: str | None = None, from_st
         _report(built, attempt, source, mesh, state, batch, compiled)
 
 
-def find_attempt(workdir: Path, step: int, batch: int | None = None) -> Attempt:
+def left_out(home: Workdir) -> tuple[int, ...]:
+    """The batches that a run goes without: those of its newest checkpoint, and of rewinds since then."""
+    folder = home.path / checkpoint.FOLDER
+    newest = checkpoint.latest_step(folder)
+    saved = () if newest is None else stored.read_meta(stored.at(folder, newest)).left_out
+    rewinds = [row for row in nonfinite.read(home.local) if row["decision"] == "rewind"]
+    return tuple(sorted({*saved, *(row["batch"] for row in rewinds if row["step"] > (newest or 0))}))
+
+
+def find_attempt(workdir: Path, left_out: Sequence[int], step: int, batch: int | None = None) -> Attempt:
     """Step `step` with the batch that was refused there last, if one was, else with the batch that was kept.
 
     A batch that a rewind has left out since is met again by leaving out those before it alone.
+
+    Args:
+      left_out: the batches that the run has left out by now.
 
     Raises:
       UserError: there is no such step, or it never met that batch.
     """
     if step < 1:
         raise UserError(f"--step={step}: steps are counted from 1")
-    left_out = nonfinite.read_left_out(workdir)
     refused = {row["batch"]: row for row in nonfinite.read(workdir) if row["step"] == step}
     kept = batch_of(step - 1, left_out)
     met = [number for number in refused if batch_of(step - 1, _before(number, left_out)) == number]

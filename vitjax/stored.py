@@ -6,7 +6,7 @@ Only names and metadata are read here, without jax and without orbax, so that a 
 import json
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
@@ -45,21 +45,25 @@ class Meta(NamedTuple):
     Attributes:
       shapes: item -> path -> [shape, dtype].
       sums: 'item/path' -> checksum, see `vitjax.checksums`.
+      left_out: the batches that the run goes without from here on, see `vitjax.nonfinite`.
       written_s: when it was written, in seconds since 1970.
     """
 
     step: int
     shapes: dict[str, dict[str, list]]
     sums: dict[str, int]
+    left_out: tuple[int, ...]
     written_s: float
 
 
-def sealed(step: int, shapes: Mapping[str, Any], sums: Mapping[str, int]) -> dict[str, Any]:
+def sealed(
+    step: int, shapes: Mapping[str, Any], sums: Mapping[str, int], left_out: Sequence[int] = ()
+) -> dict[str, Any]:
     """The metadata of a checkpoint as JSON, with a checksum of itself.
 
     Whatever a later format adds, `format` and `crc` keep their meaning: that is how this one is told from damage.
     """
-    facts = {"format": FORMAT, "step": step, "shapes": shapes, "sums": sums}
+    facts = {"format": FORMAT, "step": step, "shapes": shapes, "sums": sums, "left_out": list(left_out)}
     return facts | {"crc": _crc(facts)}
 
 
@@ -83,7 +87,9 @@ def read_meta(folder: epath.Path) -> Meta:
         )
     if "crc" not in facts or str(facts["step"]) != folder.name.split(".")[0]:
         raise Damaged(folder, "its metadata are not those of this step")
-    return Meta(facts["step"], facts["shapes"], facts["sums"], written_ns / 1e9)
+    # Older checkpoints of this format have no list.
+    left_out = tuple(facts.get("left_out", ()))
+    return Meta(facts["step"], facts["shapes"], facts["sums"], left_out, written_ns / 1e9)
 
 
 def refuse_unwritten(folder: epath.Path) -> None:

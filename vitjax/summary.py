@@ -2,6 +2,7 @@
 
 import collections
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from jax.sharding import Mesh
 from vitjax import experiment, optim
 from vitjax.experiment import Experiment
 from vitjax.objective import State
+
+_SOURCE = re.compile(r"(\w+)Source\('(.*?)'[,)]")
 
 
 def facts(
@@ -56,7 +59,13 @@ def _parameters(state: State) -> str:
 
 def _data(source: Any, run: Any) -> str:
     kilobytes = run.batch_spec["image"].size / run.batch_size / 1e3
-    return f"{source!r}: {len(source):,} pictures, {kilobytes:,.0f} kB each on the way to the device"
+    return f"{len(source):,} pictures {_place(source)}, {kilobytes:,.0f} kB each on the way to the device"
+
+
+def _place(source: Any) -> str:
+    """'in /x (folder)' of FolderSource('/x', ...), 'of the built-in digits (train)' of a source that says so."""
+    found = _SOURCE.match(repr(source))
+    return f"in {found[2]} ({found[1].lower()})" if found else f"of {source!r}"
 
 
 def _per_epoch(run: Any) -> str:

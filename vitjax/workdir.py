@@ -2,12 +2,13 @@
 
 Metrics and lists grow line by line, which object stores cannot do. So those files are written to a local
 mirror, and follow to the remote directory whenever a checkpoint is saved, and at the end. Checkpoints go there
-directly, through orbax.
+directly, through orbax. A lease keeps a second machine off (`vitjax.lease`).
 
 Of this module the copying, its failures and the change of machines are tested with a scheme of our own that
 leads to a folder. No real bucket was ever opened by a test: gs:// needs gcsfs and credentials, s3:// needs s3fs.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import re
 import shutil
 import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,15 @@ import jax
 from absl import logging
 from etils import epath
 
-from vitjax import devices
+from vitjax import devices, lease
 from vitjax.errors import RunError, UserError
 
 MIRRORS = "workdirs"  # in the cache folder
 STAMP = ".mirror.json"  # which push the directory and its mirror are of
 NOT_COPIED = re.compile(r"\.(new|partial|lock)$|(^|/)\.mirror\.json$")
 CHECKPOINTS = "checkpoints"
+# What processes other than the first read of a run beside its checkpoints: the config, to compare it with theirs.
+FOR_ALL = ("config.json",)
 RETRY_S = 60.0
 CLOSE_S = 300.0  # for the last push; a scheduler that is less patient ends it earlier
 
@@ -56,11 +60,32 @@ class Workdir:
         self._pushed: dict[str, list[int]] = {}
         self._asked, self._closing, self._failed = threading.Event(), False, False
         self._thread: threading.Thread | None = None
+        self._lease: lease.Lease | None = None
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keeps other runs off a remote directory while inside: to be entered before `fetch`.
+
+        Raises:
+          RunError: another machine's run is at work there, or `path` cannot be reached.
+          UserError: another run of this machine is at work there.
+        """
+        with contextlib.ExitStack() as stack:
+            if self.is_remote:
+                folder = self.local.with_name(f"{self.local.name}.lease")
+                try:
+                    self._lease = stack.enter_context(lease.hold(self.path, folder))
+                except (RunError, UserError):
+                    raise
+                except Exception as error:
+                    raise self._unreachable(error) from error
+            yield
 
     def fetch(self) -> None:
         """Makes `local` as new as `path`: to be called before a run reads or writes anything.
 
-        What lies directly in `path` comes back; of folders their names alone.
+        What lies directly in `path` comes back; of folders their names alone. A hundred processes do not each
+        fetch all logs: others than the first get FOR_ALL.
 
         Raises:
           RunError: `path` cannot be reached, now.
@@ -74,18 +99,19 @@ class Workdir:
             else:
                 self._take_over(there)
         except Exception as error:
-            raise RunError(
-                f"--workdir={self.path} cannot be opened: {type(error).__name__}: {error}; check the name, the "
-                "network and the credentials (gs:// needs `pip install gcsfs`, s3:// needs `pip install s3fs`)"
-            ) from error
+            raise self._unreachable(error) from error
 
     def push(self) -> None:
         """Lets what changed follow to `path`, in the background; process 0 alone does it.
 
         A push that fails is a warning, and is tried again: it never ends a run.
+
+        Raises:
+          RunError: another machine has taken the directory over.
         """
         if not self.is_remote or jax.process_index():
             return
+        self._refuse_lost()
         if self._thread is None:
             self._thread = threading.Thread(target=self._follow, name="vitjax-workdir", daemon=True)
             self._thread.start()
@@ -106,6 +132,16 @@ class Workdir:
             )  # fmt: skip
         self._thread = None
 
+    def _refuse_lost(self) -> None:
+        if self._lease is not None:
+            self._lease.refuse_lost()
+
+    def _unreachable(self, error: Exception) -> RunError:
+        return RunError(
+            f"--workdir={self.path} cannot be opened: {type(error).__name__}: {error}; check the name, the "
+            "network and the credentials (gs:// needs `pip install gcsfs`, s3:// needs `pip install s3fs`)"
+        )
+
     def _take_over(self, there: dict[str, Any]) -> None:
         """Replaces the mirror by what is in `path`; a kill in between leaves the mirror as it was."""
         partial = self.local.with_name(self.local.name + ".partial")
@@ -113,7 +149,7 @@ class Workdir:
         partial.mkdir(parents=True)
         self._pushed = {}
         for item in self.path.iterdir() if self.path.exists() else ():
-            if item.name in (CHECKPOINTS, STAMP):
+            if item.name in (CHECKPOINTS, STAMP, lease.FILE) or (jax.process_index() and item.name not in FOR_ALL):
                 continue
             if item.is_dir():
                 (partial / item.name).mkdir()
@@ -152,6 +188,7 @@ class Workdir:
 
     def _copy_changed(self) -> None:
         """Copies the files whose time or size is another than at the last push."""
+        self._refuse_lost()
         changed = False
         for file in sorted(self.local.rglob("*")):
             name = file.relative_to(self.local).as_posix()

@@ -31,7 +31,7 @@ def clusters(n, classes=7, width=13, seed=0, spread=1.5):
     return (centres[labels] + spread * rng.normal(size=(n, width))).astype(np.float32), labels
 
 
-def extractor_of(batches, spec, mesh):
+def extractor_of(batches, spec, mesh, tell=features.silent):
     """What an evaluator is given, with the batches' own "x" as features."""
     fields = [name for name in spec if name.startswith("label") or name in "abc"]
-    return features.extractor({"features": lambda batch: batch["x"]}, batches, fields, mesh)
+    return features.Extract({"features": lambda batch: batch["x"]}, batches, fields, mesh, tell)

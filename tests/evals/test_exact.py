@@ -70,7 +70,7 @@ def predict(outputs):
     return function
 
 
-def measured(batch_size, devices, examples=0):
+def measured(batch_size, devices, examples=0, **more):
     """The numbers as a run gets them: through its loader, its splits and its evaluators."""
     config = Tracked(config_of(batch_size, examples))
     mesh = mesh_of((1, devices, 1)) if devices < 8 else mesh_of((2, 4, 1))
@@ -79,7 +79,7 @@ def measured(batch_size, devices, examples=0):
     built = built._replace(objective=objective)
     splits = evaluate.Splits(config, mesh)
     variables = {str(n): weights(n) for n in (WIDTH, CLASSES)}
-    return evaluate.evaluate(built, evaluate.prepare(built, splits), variables, splits, mesh)
+    return evaluate.evaluate(built, evaluate.prepare(built, splits), variables, splits, mesh, **more)
 
 
 def records(split, examples):
@@ -116,3 +116,10 @@ def test_evaluators_equal_plain_loops(examples):
             slack = 0 if name == "accuracy" else 1.01 / n
             assert abs(numbers[f"eval/{name}/accuracy"] - accuracy) <= slack, (case, name)
     assert 0.3 < min(wanted["knn"], wanted["linear"]) and max(wanted.values()) < 0.98, "labels of others would show"
+
+
+def test_what_is_being_done_is_told_under_the_evaluators_names():
+    told = []
+    measured(64, 8, FEW, tell=told.append)
+    for wanted in ("knn: split 'train', batch 1", "knn: comparing with", "linear: solving, pass 2 over", "accuracy: "):
+        assert any(what.startswith(wanted) for what in told), wanted

@@ -143,3 +143,11 @@ def test_evaluation_counts_every_picture_once_and_reports_each_field_and_the_mea
     assert metrics["a/accuracy"] == pytest.approx(np.mean(expected == sets["test"][1]), abs=1 / 61)
     assert metrics["accuracy"] == pytest.approx((metrics["a/accuracy"] + metrics["b/accuracy"]) / 2)
     assert (metrics["n"], metrics["n_bad"]) == (61, 0)
+
+
+def test_each_block_of_the_bank_is_told_of(monkeypatch):
+    monkeypatch.setattr(knn, "BANK_ROWS", 64)
+    told = []
+    (bank, _), (queries, _) = clusters(300), clusters(8, seed=1)
+    knn.nearest(bank, queries, 3, mesh(), told.append)
+    assert told == [f"comparing with the training pictures from {start} of 300" for start in range(0, 300, 64)]

@@ -1,3 +1,5 @@
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -6,9 +8,9 @@ from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
 
 import vitjax
-from vitjax import config, sharding
+from vitjax import config, sharding, supervisor
 from vitjax.errors import UserError
-from vitjax.evals import lbfgs, linear
+from vitjax.evals import lbfgs, linear, logistic
 from vitjax.objective import Run
 
 
@@ -164,3 +166,27 @@ def test_solver_says_when_it_did_not_arrive():
     zero = np.zeros((30, 1))
     solved = lbfgs.minimise(gradient, zero, gradient(zero), np.arange(1), np.full(1, 1e-9), 3)
     assert solved.iterations == 3 and not solved.converged
+
+
+def test_the_solver_tells_of_every_pass_over_the_features(monkeypatch):
+    told, passes, slope = [], [], logistic._slope
+    monkeypatch.setattr(logistic, "_slope", lambda *args: passes.append(1) or slope(*args))
+    x, y = skewed(300)
+    linear.fit(x, y[:, None], mesh(), told.append)
+    assert len(told) == len(passes) > 20
+    assert told[-1] == f"solving, pass {len(passes)} over the features"
+
+
+def test_a_solver_that_takes_longer_than_the_watchdog_waits_is_not_taken_for_a_hang(monkeypatch):
+    left, slope = [], logistic._slope
+    x, y = skewed(300)
+    linear.fit(x, y[:, None], mesh())  # compiles
+    monkeypatch.setattr(logistic, "_slope", lambda *args: time.sleep(0.1) or slope(*args))
+    watched = supervisor.Supervisor(
+        command="", newest=str, grace_s=9.0, watchdog_s=2.0, preempted_exit_code=143, leave=left.append
+    )
+    with watched:
+        watched.enter(supervisor.EVALUATING)
+        began = time.monotonic()
+        linear.fit(x, y[:, None], mesh(), lambda what: watched.enter(supervisor.EVALUATING))
+    assert time.monotonic() - began > 4.0 and not left

@@ -13,7 +13,8 @@ class Evaluator(NamedTuple):
       evaluate: (extract, mesh) -> {'accuracy': ..., 'n': ..., ...}.
         extract: (output, split, limit, fields) -> features.Features, each picture exactly once, with one
         set of weights; limit 0 is all. The caller evaluates every variant (trained, random_init,
-        raw_pixels) with the same function and puts the prefix before the names.
+        raw_pixels) with the same function and puts the prefix before the names. What takes longer than
+        seconds beside it calls `extract.tell(what)` every so often.
     """
 
     needs: tuple[str, ...]

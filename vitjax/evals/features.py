@@ -1,5 +1,6 @@
 """Frozen features of a whole split, and what every evaluator on them shares."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from vitjax import augment, multihost, sharding
 from vitjax.errors import UserError
 
 RAW_PIXELS_PX = 32
+
+# Gets what is being done, in a few words, and that something is.
+Tell = Callable[[str], None]
 
 
 class Features(NamedTuple):
@@ -54,31 +58,44 @@ def extract(
     return Features(x.done(), {field: rows.done() for field, rows in labels.items()}, n_bad)
 
 
-Extract = Callable[[str, str, int, Sequence[str]], Features]
+def silent(what: str) -> None:
+    """Tells nobody."""
 
 
-def extractor(
-    functions: Mapping[str, Callable[[Mapping[str, Array]], Float[Array, "B D"]]],
-    batches: Callable[[str, int], Iterable[Mapping[str, np.ndarray]]],
-    fields: Sequence[str],
-    mesh: Mesh,
-) -> Extract:
+@dataclasses.dataclass(frozen=True)
+class Extract:
     """(output, split, limit, fields) -> Features of the labelled pictures; each pass over a split is made once.
 
-    Args:
+    Attributes:
       functions: output -> function of a device batch, with the weights inside.
       batches: (split, limit) -> host batches.
       fields: all label fields of the data.
+      tell: called with every batch. An evaluator that computes for long calls it too, every so often: a run
+        that says nothing for `config.watchdog_s` is taken for one that hangs.
     """
-    done: dict[tuple[str, str, int], Features] = {}
 
-    def extracted(output: str, split: str, limit: int, wanted: Sequence[str]) -> Features:
+    functions: Mapping[str, Callable[[Mapping[str, Array]], Float[Array, "B D"]]]
+    batches: Callable[[str, int], Iterable[Mapping[str, np.ndarray]]]
+    fields: Sequence[str]
+    mesh: Mesh
+    tell: Tell = silent
+    done: dict[tuple[str, str, int], Features] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, output: str, split: str, limit: int, wanted: Sequence[str]) -> Features:
         key = output, split, limit
-        if key not in done:
-            done[key] = extract(functions[output], batches(split, limit), fields, mesh)
-        return _labelled(done[key], wanted, split)
+        if key not in self.done:
+            batches = self._told(split, self.batches(split, limit))
+            self.done[key] = extract(self.functions[output], batches, self.fields, self.mesh)
+        return _labelled(self.done[key], wanted, split)
 
-    return extracted
+    def titled(self, title: str) -> "Extract":
+        """The same, with what it tells under a title."""
+        return dataclasses.replace(self, tell=lambda what: self.tell(f"{title}: {what}"))
+
+    def _told(self, split: str, batches: Iterable[Any]) -> Iterator[Any]:
+        for number, batch in enumerate(batches, 1):
+            self.tell(f"split {split!r}, batch {number:,}")
+            yield batch
 
 
 def _labelled(found: Features, fields: Sequence[str], split: str) -> Features:

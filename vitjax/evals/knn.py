@@ -45,7 +45,7 @@ def make(config: Any, run: Any) -> Evaluator:
         features.check_classes(train.labels, config.name, train_split)
         _check(k, temperature, train.n)
         test = extract("features", eval_split, eval_examples, fields)
-        cosines, rows = nearest(train.x, test.x, k, mesh)
+        cosines, rows = nearest(train.x, test.x, k, mesh, extract.tell)
         correct = {
             field: vote(cosines, train.labels[field][rows], temperature) == test.labels[field]
             for field in fields
@@ -95,12 +95,21 @@ def classify(
 
 
 def nearest(
-    bank: Float[np.ndarray, "n D"], queries: Float[np.ndarray, "m D"], k: int, mesh: Mesh
+    bank: Float[np.ndarray, "n D"],
+    queries: Float[np.ndarray, "m D"],
+    k: int,
+    mesh: Mesh,
+    tell: features.Tell = features.silent,
 ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
-    """Cosines and bank rows of the k nearest of each query, nearest first; ties go to the lower row."""
+    """Cosines and bank rows of the k nearest of each query, nearest first; ties go to the lower row.
+
+    Args:
+      tell: called for each block of the bank.
+    """
     width = queries.shape[1]
     per_pass = max(QUERY_ROWS, QUERY_NUMBERS // width) * mesh.devices.size
-    parts = [_nearest(bank, queries[i : i + per_pass], k, mesh) for i in range(0, len(queries), per_pass)]
+    starts = range(0, len(queries), per_pass)
+    parts = [_nearest(bank, queries[i : i + per_pass], k, mesh, tell) for i in starts]
     return tuple(np.concatenate(x) for x in zip(*parts))
 
 
@@ -129,7 +138,9 @@ def scores(
     return np.bincount(cells.ravel(), weights.ravel(), len(labels) * classes).reshape(-1, classes)
 
 
-def _nearest(bank: np.ndarray, queries: np.ndarray, k: int, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(
+    bank: np.ndarray, queries: np.ndarray, k: int, mesh: Mesh, tell: features.Tell
+) -> tuple[np.ndarray, np.ndarray]:
     everywhere = NamedSharding(mesh, P())
     tiles = features.tiled(np.asarray(queries, np.float32), mesh, QUERY_ROWS)
     split = NamedSharding(mesh, P(None, mesh.axis_names))
@@ -147,6 +158,7 @@ def _nearest(bank: np.ndarray, queries: np.ndarray, k: int, mesh: Mesh) -> tuple
         block = np.zeros((size, bank.shape[1]), np.float32)
         block[: len(rows)] = rows
         block = jax.device_put(block, everywhere)
+        tell(f"comparing with the training pictures from {start:,} of {len(bank):,}")
         jax.block_until_ready(best)  # or the host would run ahead and put the whole bank on the device
         best = _merge(best, tiles, block, start, len(rows), mesh)
     found = jax.jit(lambda x: x, out_shardings=everywhere)(best)

@@ -40,7 +40,7 @@ def make(config: Any, run: Any) -> Evaluator:
     def evaluate(extract: features.Extract, mesh: Mesh) -> dict[str, float]:
         train = extract("features", train_split, train_examples, fields)
         features.check_classes(train.labels, config.name, train_split)
-        probe = fit(train.x, np.stack([train.labels[field] for field in fields], -1), mesh)
+        probe = fit(train.x, np.stack([train.labels[field] for field in fields], -1), mesh, extract.tell)
         test = extract("features", eval_split, eval_examples, fields)
         predicted = probe.predict(test.x)
         correct = {field: predicted[:, i] == test.labels[field] for i, field in enumerate(fields)}
@@ -107,13 +107,15 @@ class Probe(NamedTuple):
         return np.concatenate(out)
 
 
-def fit(x: Float[np.ndarray, "n D"], y: Int[np.ndarray, "n F"], mesh: Mesh) -> Probe:
+def fit(
+    x: Float[np.ndarray, "n D"], y: Int[np.ndarray, "n F"], mesh: Mesh, tell: features.Tell = features.silent
+) -> Probe:
     """The probe with, for each field, the penalty that does best on held-out rows, refitted on all rows."""
     classes, codes = zip(*(np.unique(column, return_inverse=True) for column in y.T))
     mean, scale = _moments(x)
     held_out = np.zeros(len(x), bool)
     held_out[np.random.default_rng(0).permutation(len(x))[: max(1, round(HELD_OUT * len(x)))]] = True
-    problem = Problem(x, np.stack(codes, -1), mean, scale, tuple(len(c) for c in classes), mesh)
+    problem = Problem(x, np.stack(codes, -1), mean, scale, tuple(len(c) for c in classes), mesh, tell)
     penalty, w = _choose(problem, held_out)
     problem.choose_rows(np.ones(len(x), bool))
     (w, _), solved = problem.solve(penalty, problem.at(w), TOLERANCE)

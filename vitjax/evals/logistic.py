@@ -48,6 +48,7 @@ class Problem:
       x: features; mean, scale: what makes them (x - mean) * scale.
       y: classes of each field, from 0.
       sizes: number of classes of each field.
+      tell: called before each pass over the features.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Problem:
         scale: Float[np.ndarray, " D"],
         sizes: tuple[int, ...],
         mesh: Mesh,
+        tell: features.Tell = features.silent,
     ):
         self.sizes, self.mesh = sizes, mesh
+        self._tell, self._passes = tell, 0
         tiles = features.tiled(np.asarray(x, np.float32), mesh, TILE_ROWS)
         real = features.tiled(np.ones(len(x), np.float32), mesh, TILE_ROWS)
         self.x = _standardise(tiles, mean, scale, real)
@@ -79,6 +82,8 @@ class Problem:
 
     def at(self, w: Float[np.ndarray, "D+1 K"]) -> Point:
         """The point with these weights."""
+        self._passes += 1
+        self._tell(f"solving, pass {self._passes:,} over the features")
         args = (self.axes, np.float32(w), self.x, self.y, self.weights)
         return Point(w, np.asarray(_slope(*args, self.sizes, self.mesh), np.float64))
 
