@@ -80,3 +80,21 @@ def test_a_signal_when_all_is_done_changes_nothing(tmp_path):
     code, shown, _ = signalled("closing", tmp_path, signal.SIGTERM)
     assert code == 0 and "Traceback" not in shown, shown
     assert checkpoint.latest_step(tmp_path / "checkpoints") == STEPS
+
+
+def test_an_import_that_swallows_ctrl_c_does_not_keep_the_run_going(tmp_path):
+    """As some library's bare except does, when the signal comes in the seconds before the program's own first line."""
+    (tmp_path / "jax.py").write_text(
+        "import time\n"
+        "print('importing', flush=True)\n"
+        "try:\n"
+        "    time.sleep(60)\n"
+        "except BaseException:\n"
+        "    raise SystemExit(0)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS.parent)])}
+    command = [sys.executable, "-m", "vitjax.main", f"--config={CONFIG}:tiny", f"--workdir={tmp_path}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path)
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130

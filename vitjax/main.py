@@ -9,12 +9,18 @@ Any setting of the config can be given as --config.key=value, and --help lists t
 
 import contextlib
 import functools
+import os
 import shlex
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+if __name__ == "__main__":
+    # The imports take seconds, and some library's `except:` may swallow a KeyboardInterrupt: the run would go on.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
 import jax
 import ml_collections
