@@ -1,12 +1,14 @@
 """Decoding: formats, colours, damage, scaling and crops."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vitjax.data.decode import Undecodable, crop_box, decode, fit, random_crop, resize
+from vitjax.data.decode import Undecodable, crop_box, decode, decode_mask, fit, random_crop, resize
 
 
 def photo(height=48, width=64) -> np.ndarray:
@@ -197,3 +199,65 @@ def test_where_no_crop_fits_the_largest_central_one_is_taken(shape, want):
 def test_a_crop_comes_at_the_size_asked_for(shape):
     got = random_crop(photo(*shape), np.random.default_rng(0), 32, (0.2, 1.0), (3 / 4, 4 / 3), "bicubic")
     assert got.shape == (32, 32, 3) and got.dtype == np.uint8
+
+
+def png(numbers, bits: int, colour: int, extra: bytes = b"") -> bytes:
+    """A PNG of one channel written by hand: Pillow writes no grey of 2 or 4 bits."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    height, width = numbers.shape
+    planes = np.unpackbits(numbers.astype(">u2")[..., None].view(np.uint8), axis=-1)[..., 16 - bits :]
+    rows = np.packbits(planes.reshape(height, -1), axis=-1)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def palette_chunks(count: int, transparent: int) -> bytes:
+    """A palette of `count` equal colours, of which the first ones are transparent."""
+    chunks = b""
+    for name, body in ((b"PLTE", b"\x80\x10\x20" * count), (b"tRNS", b"\0" * transparent)):
+        chunks += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return chunks
+
+
+@pytest.mark.parametrize(
+    "bits, colour",
+    [(bits, "grey") for bits in (1, 2, 4, 8, 16)] + [(bits, "palette") for bits in (1, 2, 4, 8)],
+)
+def test_a_mask_keeps_its_numbers(bits, colour):
+    numbers = np.random.default_rng(bits).integers(0, 2 ** min(bits, 8), (7, 13), np.uint8)
+    numbers.flat[:2] = 0, 2 ** min(bits, 8) - 1
+    data = png(numbers, bits, 0) if colour == "grey" else png(numbers, bits, 3, palette_chunks(2**bits, 2))
+    got = decode_mask(data)
+    assert got.dtype == np.uint8 and np.array_equal(got, numbers)
+
+
+def test_a_mask_is_not_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    numbers = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert np.array_equal(decode_mask(encoded(numbers, "PNG", exif=exif)), numbers)
+
+
+@pytest.mark.parametrize(
+    "data, match",
+    [
+        (lambda: png(np.full((2, 2), 256), 16, 0), "number 256"),
+        (lambda: encoded(photo(), "PNG"), "mode RGB"),
+        (lambda: encoded(Image.new("LA", (2, 2)), "PNG"), "mode LA"),
+        (lambda: encoded(Image.new("L", (2, 2)), "JPEG"), "not a PNG"),
+        (lambda: encoded(photo()[..., 0], "PNG")[:-30], "OSError"),
+        (lambda: b"", "empty"),
+    ],
+)
+def test_what_is_no_mask_says_so(data, match):
+    with pytest.raises(Undecodable, match=match):
+        decode_mask(data())
+
+
+def test_a_mask_of_too_many_pixels_is_refused_by_the_header():
+    with pytest.raises(Undecodable, match="64 x 48 pixels are more than the 3,000 allowed"):
+        decode_mask(encoded(photo()[..., 0], "PNG"), max_pixels=3_000)

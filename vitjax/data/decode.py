@@ -9,6 +9,8 @@ returned.
 import io
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -27,6 +29,7 @@ MAX_PIXELS = 178_956_970  # where Pillow refuses as well: half a gigabyte as RGB
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # each further parser is a further way in for an attacker
 _UPRIGHT = 1
 _ORIENTATION = 0x0112  # the EXIF tag
+_PNG_BITS, _PNG_COLOUR = 24, 25  # where the header, always a PNG's first chunk, has them
 
 
 class Undecodable(ValueError):
@@ -44,13 +47,31 @@ def decode(
     """
     if isinstance(data, np.ndarray):
         return _checked_array(data)
-    if not data:
-        raise Undecodable("the file is empty")
     if simplejpeg is not None and data[:3] == b"\xff\xd8\xff":
         picture = _decode_plain_jpeg(data, max_pixels)
         if picture is not None:
             return picture
     return _decode_any(data, max_pixels)
+
+
+def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W"]:
+    """The number at each pixel of a PNG: the grey value as it is stored, or the index into the palette.
+
+    Never a colour, and never turned: what EXIF says belongs to the picture.
+
+    Raises:
+      Undecodable: damaged, too large, no PNG, one of colours or of grey with alpha, or of numbers over 255.
+    """
+    with _opened(data, max_pixels, ("PNG",)) as image:
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise Undecodable(f"a mask of mode {image.mode}: class numbers are grey or a palette's")
+        numbers = np.asarray(image)
+    bits, is_grey = data[_PNG_BITS], data[_PNG_COLOUR] == 0
+    if is_grey and bits in (2, 4):  # Pillow stretches these to 0..255
+        numbers = numbers // (255 // (2**bits - 1))
+    if numbers.max() > 255:
+        raise Undecodable(f"the mask holds the number {numbers.max()}; class numbers end at 255")
+    return numbers.astype(np.uint8)
 
 
 def fit(picture: UInt8[np.ndarray, "H W 3"], canvas_px: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -167,15 +188,24 @@ def _orientation(data: bytes) -> int:
 
 
 def _decode_any(data: bytes, max_pixels: int) -> np.ndarray:
+    with _opened(data, max_pixels, _FORMATS) as image:
+        return np.asarray(_rgb(_upright(image)))
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """The loaded image; whatever goes wrong with it, also in the `with` block, is Undecodable."""
+    if not data:
+        raise Undecodable("the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             _refuse_bomb(image.height, image.width, max_pixels)
             image.load()
-            return np.asarray(_rgb(_upright(image)))
+            yield image
     except Undecodable:
         raise
     except Image.UnidentifiedImageError:
-        raise Undecodable(f"not a {', '.join(_FORMATS)} file: it begins with {data[:16]!r}") from None
+        raise Undecodable(f"not a {', '.join(formats)} file: it begins with {data[:16]!r}") from None
     except Exception as error:  # Pillow's parsers raise SyntaxError, struct.error, OSError and others
         raise Undecodable(f"{type(error).__name__}: {error}") from error
 
