@@ -2,11 +2,15 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+import simplejpeg
+from PIL import Image, ImageCms
 
 from vitjax.data.decode import Undecodable, crop_box, decode, decode_mask, fit, random_crop, resize
 
@@ -19,6 +23,16 @@ def photo(height=48, width=64) -> np.ndarray:
     )
 
 
+def noisy(height=48, width=64) -> np.ndarray:
+    """A picture with sharp edges in its colours, in which a wrong way of decoding shows."""
+    noise = np.random.default_rng(0).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+    return noise.repeat(4, 0).repeat(4, 1)[:height, :width]
+
+
+def profile(space: str) -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(space)).tobytes()
+
+
 def encoded(picture, kind: str, **how) -> bytes:
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     out = io.BytesIO()
@@ -28,6 +42,16 @@ def encoded(picture, kind: str, **how) -> bytes:
 
 def far(a, b) -> int:
     return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+@pytest.fixture(params=["simplejpeg", "opencv", "pillow"])
+def decoder(request, monkeypatch) -> str:
+    """Each way for a JPEG, the other ones missing."""
+    if request.param != "simplejpeg":
+        monkeypatch.setattr("vitjax.data.decode.simplejpeg", None)
+    if request.param == "pillow":
+        monkeypatch.setattr("cv2.imdecode", lambda *_: None)
+    return request.param
 
 
 @pytest.mark.parametrize(
@@ -47,14 +71,55 @@ def test_every_format_gives_the_picture_in_rgb(kind, how, tolerance):
     assert far(got, photo()) <= tolerance
 
 
-def test_jpeg_colours_are_pillows_within_two():
-    data = encoded(photo(), "JPEG", quality=75)
-    assert far(decode(data), Image.open(io.BytesIO(data)).convert("RGB")) <= 2
+JPEGS = {
+    "4:4:4": lambda: encoded(noisy(), "JPEG", subsampling=0),
+    "4:2:2": lambda: encoded(noisy(), "JPEG", subsampling=1),
+    "4:2:0": lambda: encoded(noisy(), "JPEG", subsampling=2),
+    "4:4:0": lambda: simplejpeg.encode_jpeg(noisy(), 75, colorsubsampling="440"),
+    "by OpenCV": lambda: cv2.imencode(".jpg", noisy())[1].tobytes(),
+    "quality 1": lambda: encoded(noisy(), "JPEG", quality=1),
+    "quality 100": lambda: encoded(noisy(), "JPEG", quality=100),
+    "progressive": lambda: encoded(noisy(), "JPEG", progressive=True),
+    "own Huffman tables": lambda: encoded(noisy(), "JPEG", optimize=True),
+    "restart markers": lambda: encoded(noisy(), "JPEG", restart_marker_blocks=2),
+    "grey": lambda: encoded(noisy()[..., 0], "JPEG"),
+    "RGB and not YCbCr": lambda: encoded(noisy(), "JPEG", keep_rgb=True),
+    "CMYK": lambda: encoded(Image.fromarray(noisy()).convert("CMYK"), "JPEG"),
+    "a foreign profile": lambda: encoded(noisy(), "JPEG", icc_profile=profile("LAB")),
+    "several pictures": lambda: encoded(
+        noisy(), "MPO", save_all=True, append_images=[Image.fromarray(photo())]
+    ),
+    "a comment": lambda: encoded(noisy(), "JPEG", comment=b"Exif\0\0"),
+    "stray bytes at the end": lambda: encoded(noisy(), "JPEG") + b"\0\0trailing",
+    "1 x 1": lambda: encoded(noisy(1, 1), "JPEG"),
+    "1 x 5000": lambda: encoded(noisy(1, 5000), "JPEG"),
+    "5000 x 1": lambda: encoded(noisy(5000, 1), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("case", JPEGS)
+def test_jpeg_colours_are_pillows_within_two(case, decoder):
+    data = JPEGS[case]()
+    want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    got = decode(data)
+    assert got.shape == want.shape and far(got, want) <= 2
+
+
+def test_ycck_is_converted_as_photoshop_means_it():
+    """Pillow writes no YCCK, but CMYK with the first three inks as YCbCr, and Adobe's mark of that."""
+    inks = np.asarray(Image.fromarray(photo()).convert("CMYK")).copy()
+    ycc = np.asarray(Image.fromarray(inks[..., :3]).convert("YCbCr"))
+    inks[..., :3] = 255 - ycc
+    data = bytearray(encoded(Image.fromarray(inks, "CMYK"), "JPEG", quality=100, subsampling=0))
+    mark = data.index(b"Adobe") + 11
+    assert data[mark] == 0
+    data[mark] = 2
+    assert far(decode(bytes(data)), photo()) <= 8
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(kind, orientation):
+def test_exif_orientation_is_applied(kind, orientation, decoder):
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright = photo()
@@ -73,11 +138,23 @@ def test_exif_orientation_is_applied(kind, orientation):
     assert got.shape == upright.shape and far(got, upright) <= 8
 
 
-def test_damaged_exif_leaves_the_picture_as_it_is():
-    data = encoded(photo(), "JPEG", quality=95)
-    exif = b"Exif\0\0II*\0\xff\xff\xff\x7f garbage"
-    block = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
-    assert far(decode(data[:2] + block + data[2:]), photo()) <= 8
+def with_block(data: bytes, body: bytes) -> bytes:
+    """A JPEG with one more APP1 block."""
+    return data[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[2:]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"II*\0\xff\xff\xff\x7f garbage", b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x63\0\0"]
+)
+def test_damaged_exif_leaves_the_picture_as_it_is(body, decoder):
+    data = with_block(encoded(photo(), "JPEG", quality=95), b"Exif\0\0" + body)
+    assert far(decode(data), photo()) <= 8
+
+
+def test_the_orientation_may_be_xmp(decoder):
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>'
+    data = with_block(encoded(np.ascontiguousarray(np.rot90(photo())), "JPEG", quality=95), xmp)
+    assert far(decode(data), photo()) <= 8
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -97,6 +174,22 @@ def test_sixteen_bits_become_eight():
     assert (got[..., 1] == values >> 8).all()
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_sixteen_bits_of_colour_become_eight(channels):
+    values = np.random.default_rng(0).integers(0, 65_536, (6, 5, channels), np.uint16)
+    values[..., 3:] = 65_535  # opaque
+    got = decode(cv2.imencode(".png", values[..., [2, 1, 0, 3][:channels]])[1].tobytes())
+    assert far(got, values[..., :3] >> 8) <= 1
+
+
+def test_half_transparent_is_half_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 100, 0, 10, 20, 30])
+    image.putpixel((1, 0), 1)
+    got = decode(encoded(image, "PNG", transparency=bytes([128, 255])))
+    assert far(got[0], [[227, 177, 127], [10, 20, 30]]) <= 1
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_lies_on_white(mode):
     image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
@@ -109,14 +202,15 @@ def test_transparency_lies_on_white(mode):
     assert got[2, 1].tolist() == [0, 0, 0] and got[0, 0].tolist() == [255, 255, 255]
 
 
-def test_an_animation_gives_its_first_frame():
+@pytest.mark.parametrize("kind, how", [("WEBP", dict(lossless=True)), ("PNG", {}), ("TIFF", {})])
+def test_an_animation_gives_its_first_frame(kind, how):
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
-    data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **how)
     assert decode(data)[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
-def test_a_truncated_file_is_an_error_and_not_half_a_picture(kind):
+def test_a_truncated_file_is_an_error_and_not_half_a_picture(kind, decoder):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     data = encoded(noise, kind)
     for share in (0.02, 0.5, 0.9):
@@ -124,8 +218,19 @@ def test_a_truncated_file_is_an_error_and_not_half_a_picture(kind):
             decode(data[: int(len(data) * share)])
 
 
-def test_stray_bytes_that_do_no_harm_are_no_error():
-    assert far(decode(encoded(photo(), "JPEG", quality=95) + b"\0\0trailing"), photo()) <= 8
+def test_half_a_picture_of_an_opencv_that_accepts_it_is_not_taken(monkeypatch):
+    monkeypatch.setattr("vitjax.data.decode.simplejpeg", None)
+    monkeypatch.setattr("cv2.imdecode", lambda *_: photo())
+    data = encoded(photo(), "JPEG")
+    assert decode(data) is not None
+    with pytest.raises(Undecodable):
+        decode(data[: len(data) // 2])
+
+
+def test_a_jpeg_that_lost_its_middle_is_an_error():
+    data = encoded(noisy(64, 64), "JPEG")
+    with pytest.raises(Undecodable, match="Corrupt JPEG data"):
+        decode(data[: len(data) // 2] + data[-len(data) // 4 :])
 
 
 @pytest.mark.parametrize(
@@ -137,10 +242,51 @@ def test_what_is_no_picture_says_so(data, match):
         decode(data)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_too_many_pixels_are_refused_by_the_header(kind):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_too_many_pixels_are_refused(kind, decoder):
     with pytest.raises(Undecodable, match="64 x 48 pixels are more than the 3,000 allowed"):
         decode(encoded(photo(), kind), max_pixels=3_000)
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files whose headers promise at least 268 million pixels."""
+    files = {kind: bytearray(encoded(photo(), kind)) for kind in ("JPEG", "BMP", "TIFF")}
+    sizes = files["JPEG"].index(b"\xff\xc0") + 5
+    files["JPEG"][sizes : sizes + 4] = b"\xff\xdc" * 2
+    files["BMP"][18:26] = struct.pack("<ii", 65_000, 65_000)
+    for tag, side in ((256, 64), (257, 48)):
+        at = files["TIFF"].index(struct.pack("<HHII", tag, 4, 1, side))
+        files["TIFF"][at + 8 : at + 12] = struct.pack("<I", 65_000)
+    files["WEBP"] = bytearray(encoded(photo(), "WEBP", lossless=True))
+    files["WEBP"][21:25] = struct.pack("<I", 16_383 | 16_383 << 14)
+    files["PNG"] = png(np.zeros((1, 1), np.uint8), 8, 0, size=(65_000, 65_000))
+    return {kind: bytes(data) for kind, data in files.items()}
+
+
+def test_bombs_are_refused_before_they_take_memory(tmp_path):
+    for kind, data in bombs().items():
+        (tmp_path / kind).write_bytes(data)
+    program = """if True:
+        import pathlib, resource, sys
+        from vitjax.data.decode import Undecodable, decode
+        decode(pathlib.Path(sys.argv[1]).read_bytes())
+        for path in sys.argv[2:]:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            try:
+                decode(pathlib.Path(path).read_bytes())
+            except Undecodable as error:
+                said = str(error)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, said)
+    """
+    (tmp_path / "sound").write_bytes(encoded(photo(), "WEBP"))
+    files = [str(tmp_path / name) for name in ("sound", *bombs())]
+    printed = subprocess.run(
+        [sys.executable, "-c", program, *files], capture_output=True, text=True, check=True
+    )
+    for line in printed.stdout.splitlines():
+        grown_kib, said = line.split(" ", 1)
+        assert int(grown_kib) < 8_192 and "pixels" in said, line
+    assert len(printed.stdout.splitlines()) == 5
 
 
 def test_an_array_must_be_a_picture():
@@ -201,7 +347,7 @@ def test_a_crop_comes_at_the_size_asked_for(shape):
     assert got.shape == (32, 32, 3) and got.dtype == np.uint8
 
 
-def png(numbers, bits: int, colour: int, extra: bytes = b"") -> bytes:
+def png(numbers, bits: int, colour: int, extra: bytes = b"", size: tuple = ()) -> bytes:
     """A PNG of one channel written by hand: Pillow writes no grey of 2 or 4 bits."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
@@ -211,7 +357,7 @@ def png(numbers, bits: int, colour: int, extra: bytes = b"") -> bytes:
     planes = np.unpackbits(numbers.astype(">u2")[..., None].view(np.uint8), axis=-1)[..., 16 - bits :]
     rows = np.packbits(planes.reshape(height, -1), axis=-1)
     body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", *(size or (width, height)), bits, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 

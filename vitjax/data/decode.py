@@ -15,11 +15,11 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 try:
     import simplejpeg
-except ImportError:  # Pillow decodes JPEG as well, at about 0.6 times the speed
+except ImportError:  # OpenCV decodes JPEG as well, but does not say what was damaged
     simplejpeg = None
 
 cv2.setNumThreads(0)  # the pipeline has its own threads, one picture each
@@ -27,8 +27,9 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # on dama
 
 MAX_PIXELS = 178_956_970  # where Pillow refuses as well: half a gigabyte as RGB
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # each further parser is a further way in for an attacker
-_UPRIGHT = 1
-_ORIENTATION = 0x0112  # the EXIF tag
+_ORIENTATION, _UPRIGHT = 0x0112, 1  # the EXIF tag, and its value where nothing is to be done
+_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # OpenCV's code by orientation; 5 to 8 are transposed first
+_APP1, _SCAN, _END = 0xE1, 0xDA, b"\xff\xd9"  # markers of JPEG
 _PNG_BITS, _PNG_COLOUR = 24, 25  # where the header, always a PNG's first chunk, has them
 
 
@@ -47,11 +48,12 @@ def decode(
     """
     if isinstance(data, np.ndarray):
         return _checked_array(data)
-    if simplejpeg is not None and data[:3] == b"\xff\xd8\xff":
-        picture = _decode_plain_jpeg(data, max_pixels)
+    if data[:3] == b"\xff\xd8\xff":
+        decode_jpeg = _by_opencv if simplejpeg is None else _by_simplejpeg
+        picture = decode_jpeg(data, max_pixels)
         if picture is not None:
-            return picture
-    return _decode_any(data, max_pixels)
+            return _turned(picture, _jpeg_orientation(data))
+    return _by_pillow(data, max_pixels)
 
 
 def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W"]:
@@ -159,14 +161,8 @@ def _checked_array(picture: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
-    """The quick way for an upright grey or YCbCr JPEG without fault; None leaves it to Pillow."""
-    if b"Exif\0\0" in data[:65_536]:
-        return None if _orientation(data) != _UPRIGHT else _simplejpeg(data, max_pixels)
-    return _simplejpeg(data, max_pixels)
-
-
-def _simplejpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+def _by_simplejpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+    """A grey or YCbCr JPEG; None leaves it to Pillow."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace in ("CMYK", "YCCK"):
@@ -175,32 +171,38 @@ def _simplejpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         return simplejpeg.decode_jpeg(data)
     except Undecodable:
         raise
-    except ValueError:  # also for what does no harm, such as stray bytes; Pillow knows the difference
+    except ValueError as error:
+        # Pillow would fill what is lost with grey. Also what does no harm, such as stray bytes, comes here.
+        if any(damage in str(error) for damage in ("remature end", "bad Huffman code")):
+            raise Undecodable(str(error)) from None
         return None
 
 
-def _orientation(data: bytes) -> int:
-    """The EXIF orientation, 1 where the EXIF block is damaged."""
-    try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS).getexif().get(_ORIENTATION, _UPRIGHT)
-    except Exception:  # a parser in Python of hostile bytes raises anything
-        return _UPRIGHT
-
-
-def _decode_any(data: bytes, max_pixels: int) -> np.ndarray:
+def _by_opencv(data: bytes, max_pixels: int) -> np.ndarray | None:
+    """The same where simplejpeg is missing."""
     with _opened(data, max_pixels, _FORMATS) as image:
-        return np.asarray(_rgb(_upright(image)))
+        # Some releases return the upper half of a file that was cut.
+        if image.mode not in ("L", "RGB") or not data.rstrip(b"\0").endswith(_END):
+            return None
+        how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+        return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
+
+
+def _by_pillow(data: bytes, max_pixels: int) -> np.ndarray:
+    with _opened(data, max_pixels, _FORMATS) as image:
+        image.load()
+        return _turned(np.asarray(_rgb(image)), _orientation(image))
 
 
 @contextmanager
 def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> Iterator[Image.Image]:
-    """The loaded image; whatever goes wrong with it, also in the `with` block, is Undecodable."""
+    """The image, its header read; whatever goes wrong with it, also in the `with` block, is Undecodable."""
     if not data:
         raise Undecodable("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             _refuse_bomb(image.height, image.width, max_pixels)
-            image.load()
             yield image
     except Undecodable:
         raise
@@ -210,11 +212,42 @@ def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> Iterator[
         raise Undecodable(f"{type(error).__name__}: {error}") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _jpeg_orientation(data: bytes) -> int:
+    """As `_orientation`; Pillow, slow for small pictures, is asked only where there is something to read."""
+    if not any(block[:4] == b"Exif" or b"tiff:Orientation" in block for block in _app1(data)):
+        return _UPRIGHT
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return image
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return _orientation(image)
+    except Exception:
+        return _UPRIGHT
+
+
+def _app1(data: bytes) -> Iterator[bytes]:
+    """The blocks of a JPEG that hold EXIF or XMP; they lie before the first scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
+        if data[at + 1] == 0xFF:  # filling
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] == _APP1:
+            yield data[at + 4 : end]
+        at = end
+
+
+def _orientation(image: Image.Image) -> int:
+    """By EXIF or XMP, 1 where they are damaged: that says nothing about the pixels."""
+    try:
+        return image.getexif().get(_ORIENTATION, _UPRIGHT)
+    except Exception:  # a parser in Python of hostile bytes raises anything
+        return _UPRIGHT
+
+
+def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation in (5, 6, 7, 8):
+        picture = cv2.transpose(picture)
+    return cv2.flip(picture, _FLIPS[orientation]) if orientation in _FLIPS else picture
 
 
 def _rgb(image: Image.Image) -> Image.Image:
