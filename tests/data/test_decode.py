@@ -15,6 +15,10 @@ from PIL import Image, ImageCms
 from vitjax.data.decode import Undecodable, crop_box, decode, decode_mask, fit, random_crop, resize
 
 
+# Pillow's, on damaged EXIF; pytest takes back what vitjax.data.decode asks for.
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")
+
+
 def photo(height=48, width=64) -> np.ndarray:
     """A smooth picture, so that lossy formats change little."""
     y, x = np.mgrid[:height, :width]

@@ -24,6 +24,7 @@ except ImportError:  # OpenCV decodes JPEG as well, but does not say what was da
 
 cv2.setNumThreads(0)  # the pipeline has its own threads, one picture each
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # on damaged EXIF, at each picture
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
 
 MAX_PIXELS = 178_956_970  # where Pillow refuses as well: half a gigabyte as RGB
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # each further parser is a further way in for an attacker
