@@ -14,7 +14,6 @@ from PIL import Image, ImageCms
 
 from vitjax.data.decode import Undecodable, crop_box, decode, decode_mask, fit, random_crop, resize
 
-
 # Pillow's, on damaged EXIF; pytest takes back what vitjax.data.decode asks for.
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")
 

@@ -99,7 +99,7 @@ def resize(
     picture = _averaged(picture, height, width)
     shrink = [picture.shape[0] / height, picture.shape[1] / width]
     sigma_y, sigma_x = (0.41 * math.sqrt(max(s * s - 1, 0)) for s in shrink)
-    if max(sigma_y, sigma_x) > 0.25:  # below, the Gaussian's neighbours weigh less than 1/255
+    if max(sigma_y, sigma_x) > 0.3:  # below, the Gaussian's neighbours weigh less than 1/255
         # OpenCV takes a sigma of 0 for 'choose one': a tiny one means no blur along that side.
         picture = cv2.GaussianBlur(picture, (0, 0), sigmaX=max(sigma_x, 1e-3), sigmaY=max(sigma_y, 1e-3))
     how = cv2.INTER_CUBIC if max(shrink) <= 1 and method == "bicubic" else cv2.INTER_LINEAR
