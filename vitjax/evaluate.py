@@ -50,6 +50,7 @@ class Splits:
     def __init__(self, config: Any, mesh: Mesh):
         self._data, self._batch_size = config.data, config.batch_size
         self._canvas_px, self._workers = pipeline.canvas_px(config.data), config.data.workers
+        self._form = pipeline.form(config.data)
         self._rows = sharding.local_rows(mesh, config.batch_size)
         self._sources: dict[str, Any] = {}
         self.bad: dict[str, set[int]] = {}
@@ -69,6 +70,8 @@ class Splits:
             canvas_px=self._canvas_px,
             workers=self._workers,
             limit=limit,
+            fields=pipeline.fields(self._data, self.source(split)),
+            form=self._form,
         )
         with made:
             for batch in made:
@@ -97,7 +100,7 @@ def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> 
     # The labels are those of the pictures to evaluate on: pretraining may have had none.
     labels = splits.source(settings.eval_split).class_names
     pictures = {name: x for name, x in built.run.batch_spec.items() if name.split("/")[0] != "label"}
-    spec = pictures | {field: None for field in labels}
+    spec = pictures | {field: None for field in pipeline.labels(splits.source(settings.eval_split))}
     evaluator = module.make(settings, built.run._replace(batch_spec=spec, class_names=labels))
     for split in evaluator.splits:
         splits.source(split)
@@ -140,7 +143,7 @@ def evaluate(
             f
             for e in asked.values()
             for split in e.evaluator.splits
-            for f in splits.source(split).class_names
+            for f in pipeline.labels(splits.source(split))
         }
         functions = _functions(built, variables, variant, needs, mesh)
         with sharding.use(mesh):

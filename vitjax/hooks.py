@@ -202,6 +202,8 @@ def _some_pictures(source: Any, data: Any, mesh: Mesh) -> Mapping[str, jax.Array
         canvas_px=pipeline.canvas_px(data),
         workers=0,
         limit=size,
+        fields=pipeline.fields(data, source),
+        form=pipeline.form(data),
     )
     with batches:
         return sharding.put_batch(next(batches), mesh)
