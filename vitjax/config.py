@@ -102,9 +102,9 @@ def base_config() -> ml_collections.ConfigDict:
 
 
 def mix_part(**changes: Any) -> ml_collections.ConfigDict:
-    """One part of `config.data.mix`: where its pictures are, and its weight.
+    """One part of `config.data.mix`: where its pictures are, what they have, and its weight.
 
-    Whatever else of `config.data` there is holds for all parts.
+    Whatever else `config.data` holds is the same for all parts.
     """
     settings = dict(
         weight=1.0,  # the part's share is weight / sum of weights
@@ -116,6 +116,7 @@ def mix_part(**changes: Any) -> ml_collections.ConfigDict:
         image_column="",
         label_columns=(),
         text_columns=(),
+        fields=config_dict.placeholder(tuple),  # None: those of the mix
     )
     return ml_collections.ConfigDict(settings | changes)
 
