@@ -39,7 +39,7 @@ def test_an_evaluator_that_tells_what_it_does_shows_life_and_a_line(monkeypatch,
     )
     progress = Progress(total_steps=5, batch_size=8, stream=stream)
     asked = {"linear": SimpleNamespace(every_steps=1)}
-    splits = SimpleNamespace(bad={})
+    splits = SimpleNamespace(list_bad=lambda path: None)
     hook = hooks.evaluation(built, asked, splits, None, Writer(), progress, entered.append)
     hook(Event(2, {}, {}, {}, 0.0, last=False))
     assert entered[:3] == [EVALUATING] * 3

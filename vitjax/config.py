@@ -42,10 +42,11 @@ def base_config() -> ml_collections.ConfigDict:
     d.image_column = ""  # of tables; '' and () are the usual names
     d.label_columns, d.text_columns = (), ()
     d.captions, d.text_length = 1, 77  # captions drawn a picture, and tokens of each
-    d.max_boxes = 100  # a picture
+    d.tokenizer = "bytes"
+    d.max_boxes = 100  # a picture; of more the first ones stay
     d.mix = ml_collections.ConfigDict()  # {name: mix_part(path=..., weight=...)} of source 'mix'
     d.max_pixels = 178_956_970  # a picture with more is a bad record: half a gigabyte as RGB
-    d.max_bad_fraction = 0.1  # more bad records end the run
+    d.max_bad_fraction = 0.1  # of the records that were met; more bad ones end the run
     d.cache_gb = 50.0  # for copies of remote files that must be local, in `cache_dir`
     d.size_px = 224
     d.canvas_px = 0  # the decoded picture's longest side; 0 is twice `size_px`
@@ -100,6 +101,26 @@ def base_config() -> ml_collections.ConfigDict:
     return c
 
 
+def mix_part(**changes: Any) -> ml_collections.ConfigDict:
+    """One part of `config.data.mix`: where its pictures are, what they have, and its weight.
+
+    Whatever else `config.data` holds is the same for all parts.
+    """
+    settings = dict(
+        weight=1.0,  # the part's share is weight / sum of weights
+        source="auto",
+        path="",
+        split="",  # '' is the split that is asked of the mix
+        builtin="",
+        tfds="",
+        image_column="",
+        label_columns=(),
+        text_columns=(),
+        fields=config_dict.placeholder(tuple),  # None: those of the mix
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
 def knn_eval(**changes: Any) -> ml_collections.ConfigDict:
     """The settings of the evaluator `knn`; see `vitjax.evals.knn`."""
     return _eval("knn", k=20, temperature=0.07, **changes)
@@ -151,6 +172,7 @@ def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDi
     config.optim.warmup_steps = 1
     d = config.data
     d.source, d.path, d.builtin, d.size_px = "auto", "", "scenes", 32
+    d.mix = ml_collections.ConfigDict()
     d.train_examples, d.eval_examples, d.workers = 64, 32, 0
     small = dict(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8)
     small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)

@@ -11,16 +11,18 @@ than the run's.
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vitjax import cli, devices, experiment, names, sharding
+from vitjax import cli, devices, experiment, multihost, names, sharding
 from vitjax.config import Tracked, base_config, default_evals
 from vitjax.data import pipeline, sources
-from vitjax.errors import UserError
+from vitjax.data.bad_records import BadRecords
+from vitjax.errors import RunError, UserError
 from vitjax.evals import Evaluator, features
 from vitjax.experiment import Experiment
 from vitjax.progress import Progress
@@ -44,15 +46,19 @@ class Splits:
     """The splits of a picture set that evaluators look at, each opened once.
 
     Attributes:
-      bad: split -> records that could not be decoded, as they are met.
+      bad: split -> records that could not be used, as this process meets them.
+      met: split -> how many records all processes looked at.
     """
 
     def __init__(self, config: Any, mesh: Mesh):
         self._data, self._batch_size = config.data, config.batch_size
         self._canvas_px, self._workers = pipeline.canvas_px(config.data), config.data.workers
+        self._form = pipeline.form(config.data)
         self._rows = sharding.local_rows(mesh, config.batch_size)
         self._sources: dict[str, Any] = {}
+        self._max_bad_fraction = config.data.max_bad_fraction
         self.bad: dict[str, set[int]] = {}
+        self.met: dict[str, int] = {}
 
     def source(self, split: str) -> Any:
         """The source of a split."""
@@ -62,6 +68,7 @@ class Splits:
 
     def batches(self, split: str, limit: int = 0) -> Iterator[Mapping[str, np.ndarray]]:
         """This process's part of every batch, each picture once; `limit` > 0 takes so many."""
+        self.met[split] = max(self.met.get(split, 0), limit or len(self.source(split)))
         made = pipeline.eval_batches(
             self.source(split),
             batch_size=self._batch_size,
@@ -69,11 +76,42 @@ class Splits:
             canvas_px=self._canvas_px,
             workers=self._workers,
             limit=limit,
+            fields=pipeline.fields(self._data, self.source(split)),
+            form=self._form,
         )
         with made:
             for batch in made:
                 self.bad.setdefault(split, set()).update(int(i) for i in batch["bad_index"] if i >= 0)
                 yield batch
+
+    def list_bad(self, path: Path | None) -> None:
+        """Lists the bad records of all splits in the file `path`, if there is one; all processes must call it.
+
+        Raises:
+          RunError: they are too many.
+        """
+        for split, found in self.bad.items():
+            records = BadRecords(path, self.source(split), pipeline.reader(self._data, self.source(split)))
+            list_bad(records, list(found), self.met[split], self._max_bad_fraction)
+
+
+def list_bad(records: BadRecords, found: Sequence[int], met: int, max_fraction: float) -> None:
+    """Adds what all processes `found`, each of which must call it; the first one writes.
+
+    Raises:
+      RunError: more than `max_fraction` of the records that were `met` are bad.
+    """
+    everyone, is_first = multihost.from_all(found), jax.process_index() == 0
+    if is_first:
+        records.add(everyone)
+    if any(multihost.from_first([int(records.too_many(met, max_fraction))])):
+        raise RunError(
+            f"config.data.max_bad_fraction={max_fraction}: {records.count:,} records cannot be used, of {met:,} that "
+            f"were met. How many, and why, with an example:\n{records.reasons()}\n"
+            "Mend these or take them out, or allow more with --config.data.max_bad_fraction"
+            if is_first
+            else "too many records cannot be used; the first process lists them"
+        )
 
 
 def prepare(built: Experiment, splits: Splits) -> dict[str, Evaluation]:
@@ -97,7 +135,7 @@ def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> 
     # The labels are those of the pictures to evaluate on: pretraining may have had none.
     labels = splits.source(settings.eval_split).class_names
     pictures = {name: x for name, x in built.run.batch_spec.items() if name.split("/")[0] != "label"}
-    spec = pictures | {field: None for field in labels}
+    spec = pictures | {field: None for field in pipeline.labels(splits.source(settings.eval_split))}
     evaluator = module.make(settings, built.run._replace(batch_spec=spec, class_names=labels))
     for split in evaluator.splits:
         splits.source(split)
@@ -140,7 +178,7 @@ def evaluate(
             f
             for e in asked.values()
             for split in e.evaluator.splits
-            for f in splits.source(split).class_names
+            for f in pipeline.labels(splits.source(split))
         }
         functions = _functions(built, variables, variant, needs, mesh)
         with sharding.use(mesh):
@@ -227,6 +265,7 @@ def main(argv: Sequence[str]) -> None:
         built, evaluations, variables, splits, mesh, tell=lambda what: progress.doing(f"evaluating {what}")
     )
     progress.say(table(metrics))
+    splits.list_bad(None)
     row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "step": step, "given": given, **metrics}
     # Object stores cannot append.
     file = built.path / EVALUATIONS

@@ -31,8 +31,8 @@ WEIGHTS = "model.safetensors"
 # What may differ between the parts of one run.
 MAY_CHANGE = (
     "total_steps", "total_epochs", "log/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
-    "data/path", "data/workers", "data/cache_dir", "nonfinite", "max_rewinds", "grace_s", "watchdog_s",
-    "preempted_exit_code",
+    "data/path", "data/workers", "data/cache_dir", "data/max_bad_fraction", "nonfinite", "max_rewinds", "grace_s",
+    "watchdog_s", "preempted_exit_code",
 )  # fmt: skip
 
 
@@ -77,6 +77,8 @@ def prepare(config: Tracked, source: Any, path: Path | None) -> Experiment:
         canvas_px=pipeline.canvas_px(data),
         crop=data.crop,
         size_px=data.size_px,
+        fields=pipeline.fields(data, source),
+        form=pipeline.form(data),
     )
     shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in spec.items()}
     return build(config, surroundings(config, len(source), source.class_names, shapes), path)
@@ -126,6 +128,8 @@ def train_loader(config: Any, source: Any, mesh: Mesh) -> Callable[..., pipeline
         crop_aspect=augment.crop_aspect,
         resize=data.resize,
         workers=data.workers,
+        fields=pipeline.fields(data, source),
+        form=pipeline.form(data),
     )
     return lambda start_step, left_out: pipeline.train_batches(
         source, start_step=start_step, left_out=left_out, **settings

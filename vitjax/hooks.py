@@ -121,8 +121,7 @@ def evaluation(
             enter(LOGGING)
         writer.write(event.step, metrics)
         progress.say(evaluate.table(metrics))
-        for split, found in splits.bad.items():
-            _list(BadRecords(built.path / BAD_RECORDS, splits.source(split)), list(found))
+        splits.list_bad(built.path / BAD_RECORDS)
 
     return hook
 
@@ -151,26 +150,23 @@ def pictures(
     return hook
 
 
-def bad_records(source: Any, workdir: Path, progress: Progress, every_steps: int, saves: Saves) -> Hook:
-    """Lists each record that could not be decoded once, whichever process met it; in any case before a save."""
-    found: list[int] = []
-    records = BadRecords(workdir / BAD_RECORDS, source)
+def bad_records(built: Experiment, source: Any, progress: Progress, every_steps: int, saves: Saves) -> Hook:
+    """Lists each record that could not be used once, whichever process met it; in any case before a save.
+
+    It raises a RunError when they are too many.
+    """
+    data, found = built.config.data, []
+    records = BadRecords(built.path / BAD_RECORDS, source, pipeline.reader(data, source))
 
     def hook(event: Event) -> None:
         found.extend(int(i) for i in event.batch["bad_index"] if i >= 0)
         if saves(event) or due(event.step, every_steps, event.last):
-            _list(records, found)
+            met = min(event.step * built.run.batch_size, len(source))
+            evaluate.list_bad(records, found, met, data.max_bad_fraction)
             found.clear()
             progress.bad_records = records.count
 
     return hook
-
-
-def _list(records: BadRecords, found: list[int]) -> None:
-    """Adds what all processes found; the first one writes."""
-    everyone = multihost.from_all(found)
-    if jax.process_index() == 0:
-        records.add(everyone)
 
 
 def profile(directory: Path, start_step: int, steps: int) -> Hook:
@@ -202,6 +198,8 @@ def _some_pictures(source: Any, data: Any, mesh: Mesh) -> Mapping[str, jax.Array
         canvas_px=pipeline.canvas_px(data),
         workers=0,
         limit=size,
+        fields=pipeline.fields(data, source),
+        form=pipeline.form(data),
     )
     with batches:
         return sharding.put_batch(next(batches), mesh)

@@ -289,7 +289,7 @@ def _hooks(
         return any(due(event.step, period, event.last) for period in periods)
 
     return [
-        hooks.bad_records(plan.source, built.path, progress, log.every_steps, saves),
+        hooks.bad_records(built, plan.source, progress, log.every_steps, saves),
         hooks.log(writer, progress, log.every_steps),
         hooks.profile(built.path / "profile", plan.profile.start_step, plan.profile.steps),
         hooks.pictures(built, plan.splits, plan.mesh, writer, log.pictures_every_steps),

@@ -2,8 +2,14 @@
 
 import json
 
-from vitjax.data.bad_records import BadRecords, read
+from vitjax.data import bad_records
+from vitjax.data.bad_records import listed
+from vitjax.data.decode import decode
 from vitjax.data.sources.folder import FolderSource
+
+
+def BadRecords(path, source):
+    return bad_records.BadRecords(path, source, lambda index: decode(source[index]["image"]))
 
 
 def broken_folder(tmp_path):
@@ -29,7 +35,7 @@ def test_a_resumed_run_lists_nothing_twice(tmp_path):
     resumed = BadRecords(path, source)
     assert resumed.count == 1
     resumed.add([0, 2])
-    assert [record["index"] for record in read(path)] == [0, 2]
+    assert [record["index"] for record in listed(path)] == [0, 2]
 
 
 def test_half_a_line_of_a_killed_run_does_no_harm(tmp_path):
@@ -38,7 +44,7 @@ def test_half_a_line_of_a_killed_run_does_no_harm(tmp_path):
     with open(path, "a") as file:
         file.write('{"index": 1, "na')
     BadRecords(path, source).add([0, 1])
-    assert [record["index"] for record in read(path)] == [0, 1]
+    assert [record["index"] for record in listed(path)] == [0, 1]
 
 
 def test_nothing_bad_writes_no_file(tmp_path):
@@ -55,7 +61,7 @@ def test_records_of_two_sources_share_one_file(tmp_path):
     other = BadRecords(path, second)
     assert other.count == 0
     other.add([0])
-    assert [record["name"] for record in read(path)] == ["a.png", "z.png"]
+    assert [record["name"] for record in listed(path)] == ["a.png", "z.png"]
 
 
 def test_what_decodes_at_the_second_try_is_listed_as_such(tmp_path):
@@ -65,4 +71,4 @@ def test_what_decodes_at_the_second_try_is_listed_as_such(tmp_path):
 
     Image.new("RGB", (2, 2)).save(tmp_path / "set" / "a.png")
     BadRecords(tmp_path / "bad.jsonl", source).add([0])
-    assert "tried again" in read(tmp_path / "bad.jsonl")[0]["reason"]
+    assert "tried again" in listed(tmp_path / "bad.jsonl")[0]["reason"]

@@ -17,7 +17,7 @@ from vitjax.errors import UserError
 
 
 def data(path="", source="auto", builtin=""):
-    return SimpleNamespace(source=source, path=str(path), builtin=builtin)
+    return SimpleNamespace(source=source, path=str(path), builtin=builtin, mix={})
 
 
 def test_auto_takes_pictures_for_a_folder_and_parquet_files_for_parquet(tmp_path):

@@ -20,17 +20,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from vitjax.data.batches import (
-    BAD,
-    MAX_FAILURES,
-    Batch,
-    BatchDataset,
-    EvalDataset,
-    Framing,
-    Spec,
-    TrainDataset,
-    substitute,
-)
+from vitjax.data import tokenize
+from vitjax.data.batches import Batch, BatchDataset, EvalDataset, TrainDataset
+from vitjax.data.examples import FIELDS, Form, Framing, Reader, Spec, record_spec
 from vitjax.data.sources import Source
 from vitjax.data.workers import Watched, running, set_up
 from vitjax.errors import UserError
@@ -89,6 +81,7 @@ def train_batches(
     resize: str,
     workers: int,
     fields: tuple[str, ...] | None = None,
+    form: Form = Form(),  # noqa: B008
     left_out: tuple[int, ...] = (),
 ) -> Batches:
     """Batches without end, from the one of step `start_step` on; each epoch is a permutation of its own.
@@ -99,6 +92,7 @@ def train_batches(
       batch_size: of the global batch.
       rows: the rows of the global batch that this process wants.
       fields: what of a record travels beside the picture; None: its labels.
+      form: the slots of the fields.
       left_out: numbers of batches that are passed over; step n gets batch `batch_of(n, left_out)`.
 
     Raises:
@@ -108,12 +102,10 @@ def train_batches(
         crop, _edge(crop, canvas_px, size_px), tuple(crop_area), tuple(crop_aspect), resize, seed
     )
     dataset = TrainDataset(
-        source,
+        Reader(source, framing, labels(source) if fields is None else fields, form),
         batch_size=batch_size,
         rows=rows,
-        framing=framing,
-        spec=record_spec(source, fields),
-        threads=_threads(workers),
+        threads=threads(workers),
         seed=seed,
         left_out=tuple(left_out),
     )
@@ -129,6 +121,7 @@ def eval_batches(
     workers: int,
     limit: int = 0,
     fields: tuple[str, ...] | None = None,
+    form: Form = Form(),  # noqa: B008
 ) -> Batches:
     """Batches that hold each record exactly once, in the source's order; all processes make as many.
 
@@ -137,12 +130,10 @@ def eval_batches(
     picked at random but always the same ones.
     """
     dataset = EvalDataset(
-        source,
+        Reader(source, Framing("device", canvas_px), labels(source) if fields is None else fields, form),
         batch_size=batch_size,
         rows=rows,
-        framing=Framing("device", canvas_px),
-        spec=record_spec(source, fields),
-        threads=_threads(workers),
+        threads=threads(workers),
         limit=limit,
     )
     return Batches(dataset, 0, processes(workers))
@@ -156,6 +147,7 @@ def batch_spec(
     crop: str,
     size_px: int,
     fields: tuple[str, ...] | None = None,
+    form: Form = Form(),  # noqa: B008
 ) -> Spec:
     """{name: (shape, dtype)} of what goes to the device, with the global batch size."""
     edge = _edge(crop, canvas_px, size_px)
@@ -164,29 +156,49 @@ def batch_spec(
         "size": ((2,), np.dtype(np.int32)),
         "row": ((), np.dtype(np.int32)),
         "valid": ((), np.dtype(bool)),
-        **record_spec(source, fields),
+        **record_spec(source, labels(source) if fields is None else fields, edge, form),
     }
     return {name: ((batch_size, *shape), dtype) for name, (shape, dtype) in spec.items()}
 
 
-def record_spec(source: Source, fields: tuple[str, ...] | None) -> Spec:
-    """{field: (shape, dtype)} of one record, found by looking at the first that can be read.
+def labels(source: Source) -> tuple[str, ...]:
+    """The label fields of a source."""
+    return tuple(name for name in source.class_names if name.split("/")[0] == "label")
+
+
+def fields(data: Any, source: Source) -> tuple[str, ...]:
+    """What travels beside the pictures: the labels, and what `config.data.fields` asks for.
 
     Raises:
-      UserError: the source has no such field, or the field is not made of numbers.
+      UserError: there is no such field.
     """
-    names = tuple(source.class_names) if fields is None else tuple(fields)
-    record = _first_readable(source) if names else {}
-    spec = {}
-    for name in names:
-        if name not in record:
-            there = ", ".join(sorted(set(record) - {"image"})) or "none"
-            raise UserError(f"the field {name!r} is not in {source!r}; its fields are: {there}")
-        value = np.asarray(record[name])
-        if value.dtype.kind not in "biuf":
-            raise UserError(f"the field {name!r} of {source!r} is not made of numbers and cannot be batched")
-        spec[name] = (value.shape, _device_dtype(value))
-    return spec
+    unknown = [name for name in data.fields if name not in FIELDS]
+    if unknown:
+        raise UserError(f"config.data.fields={tuple(data.fields)}: {unknown[0]!r} is not one of {', '.join(FIELDS)}")
+    return (*labels(source), *data.fields)
+
+
+def form(data: Any) -> Form:
+    """The slots of a picture's fields, from `config.data`.
+
+    Raises:
+      UserError: a number is too small, or there is no such tokenizer.
+    """
+    slots: dict[str, Any] = {"max_pixels": data.max_pixels}
+    # Read only where they count: a setting without effect is refused.
+    if "text" in data.fields:
+        slots |= {"tokenizer": tokenize.make(data), "captions": data.captions}
+    if "boxes" in data.fields:
+        slots["max_boxes"] = data.max_boxes
+    for key, value in slots.items():
+        if key != "tokenizer" and value < 1:
+            raise UserError(f"config.data.{key}={value} must be 1 or more")
+    return Form(**slots)
+
+
+def reader(data: Any, source: Source) -> Reader:
+    """Records as `config.data` wants them whole, for those who look at single ones."""
+    return Reader(source, Framing("device", canvas_px(data)), fields(data, source), form(data))
 
 
 def processes(workers: int) -> int:
@@ -205,25 +217,6 @@ def processes(workers: int) -> int:
 def _close(iterator: grain.DatasetIterator | Watched, dataset: BatchDataset) -> None:
     iterator.close()
     dataset.close()
-
-
-def _device_dtype(value: np.ndarray) -> np.dtype:
-    """Float32 and, for numbers alone, int32; arrays of whole numbers (masks) keep their small type."""
-    if value.dtype.kind == "f":
-        return np.dtype(np.float32)
-    if value.ndim == 0 or value.dtype == np.int64:
-        return np.dtype(np.int32)
-    return value.dtype
-
-
-def _first_readable(source: Source) -> dict:
-    tried = min(MAX_FAILURES, len(source))
-    for attempt in range(tried):
-        try:
-            return source[substitute(0, attempt, len(source))]
-        except BAD:
-            continue
-    raise UserError(f"none of {tried} records of {source!r} can be read")
 
 
 def canvas_px(data: Any) -> int:
@@ -250,7 +243,7 @@ def _edge(crop: str, canvas_px: int, size_px: int) -> int:
     return size_px if crop == "host" else canvas_px
 
 
-def _threads(workers: int) -> int:
+def threads(workers: int) -> int:
     """Decoding threads of one process: the cores that it may use, shared among the processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(1, workers))

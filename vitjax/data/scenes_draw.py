@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, Int8, UInt8
 
 from vitjax.data import scenes as world
 from vitjax.data.scenes import Scenes
@@ -41,23 +41,38 @@ class Instances(NamedTuple):
 def instances(scenes: Scenes, row: int, size_px: int) -> Instances:
     """Masks and boxes of the visible pixels of one picture's objects.
 
-    A pixel belongs to the frontmost object that covers at least half of it. An object without any such
-    pixel is left out; at 32 px and above every object has some.
+    An object without any is left out; at 32 px and above every object has some.
     """
-    owner = np.full((size_px, size_px), -1)
-    layers = _layers(world.take(scenes, slice(row, row + 1)), size_px)
-    for layer in layers:
+    owner = owners(world.take(scenes, slice(row, row + 1)), size_px)
+    corners, visible = boxes(owner)
+    objects = np.flatnonzero(visible[0])
+    return Instances(objects, owner[0] == objects[:, None, None], corners[0, objects])
+
+
+def owners(scenes: Scenes, size_px: int) -> Int8[np.ndarray, "B S S"]:
+    """The number of the object that each pixel belongs to: the frontmost that covers half of it; -1 is none."""
+    owner = np.full((len(scenes.texture), size_px, size_px), -1, np.int8)
+    for layer in _layers(scenes, size_px):
         view, window = layer.cut(size_px)
-        owner[view][layer.keep[window] <= 0.5] = layer.number
-    objects = np.array([m for m in np.flatnonzero(scenes.present[row]) if (owner == m).any()], np.int64)
-    masks = owner == objects[:, None, None]
-    return Instances(objects, masks, np.array([_box(mask) for mask in masks], np.float32).reshape(-1, 4))
+        owner[layer.row][view][layer.keep[window] <= 0.5] = layer.number
+    return owner
 
 
-def _box(mask: np.ndarray) -> tuple[float, ...]:
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    side = len(mask)
-    return ys[0] / side, xs[0] / side, (ys[-1] + 1) / side, (xs[-1] + 1) / side
+def boxes(
+    owner: Int8[np.ndarray, "B S S"],
+) -> tuple[Float32[np.ndarray, "B M 4"], Bool[np.ndarray, "B M"]]:
+    """(y0, x0, y1, x1) in 0..1 of each object's pixels, and whether it has any."""
+    side = owner.shape[1]
+    corners = np.zeros((len(owner), world.MAX_OBJECTS, 4), np.float32)
+    visible = np.zeros(corners.shape[:2], bool)
+    for number in range(world.MAX_OBJECTS):
+        mask = owner == number
+        for axis, at in ((2, 0), (1, 1)):  # the rows give y, the columns x
+            lines = mask.any(axis)
+            corners[:, number, at] = lines.argmax(1) / side
+            corners[:, number, at + 2] = 1 - lines[:, ::-1].argmax(1) / side
+        visible[:, number] = lines.any(1)
+    return corners, visible
 
 
 def _draw_chunk(scenes: Scenes, size_px: int, out: UInt8[np.ndarray, "B S S 3"]) -> None:

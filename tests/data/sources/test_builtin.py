@@ -22,7 +22,7 @@ def _cache(tmp_path, monkeypatch):
 
 
 def settings(**changes) -> ml_collections.ConfigDict:
-    base = dict(builtin="scenes", size_px=16, train_examples=40, eval_examples=20, seed=0, cache_dir="")
+    base = dict(builtin="scenes", size_px=16, train_examples=40, eval_examples=20, seed=0, cache_dir="", fields=())
     return ml_collections.ConfigDict(base | changes)
 
 

@@ -26,14 +26,19 @@ class Source(Protocol):
 
     - 'text': the captions, a tuple of str, () where there are none;
     - 'boxes': float32 [M, 4], (y0, x0, y1, x1) in 0..1 of the upright picture, with 'box_label' int32 [M];
-    - 'mask': the class of each pixel, as the bytes of a picture file of one channel or uint8 [H, W].
+    - 'mask': the class of each pixel, as the bytes of a picture file of one channel or uint8 [H, W], of the same
+      size as the upright picture; None where there is none.
 
     It raises `decode.Undecodable` or OSError where the record cannot be read. Sources pickle cheaply: worker
     processes get a copy. Many threads call a source at once.
 
     A source whose pictures are arrays of one size in memory may also have
-    `gather(indices: int64 [n]) -> dict of new arrays`: 'image' uint8 [n, H, W, 3] and the labels, a whole batch
-    in one call, which costs far less than its records one by one.
+    `gather(indices: int64 [n]) -> dict of new arrays`: 'image' uint8 [n, H, W, 3], the labels, and of what else its
+    records hold a sequence with n values. A whole batch in one call costs far less than its records one by one.
+
+    One that decides itself in which order its records come to training has
+    `order(positions: int64 [n], seed: int) -> int64 [n]`, the records at these positions of an endless sequence,
+    and `peers(index) -> range`, the records that may stand in for one that cannot be used.
     """
 
     # field -> names of its classes, in the labels' order: the labels, and of the fields asked for 'box_label'
@@ -64,6 +69,8 @@ def open_source(data: Any, split: str) -> Source:
 
 def _without_path(data: Any) -> str:
     """The kind of source where no path is given."""
+    if data.mix:
+        return "mix"
     if data.builtin:
         return "builtin"
     raise UserError(

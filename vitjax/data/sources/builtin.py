@@ -38,21 +38,28 @@ def make(data: Any, split: str) -> "ScenesSource | DigitsSource":
         raise UserError(f"config.data.seed={data.seed} must be 0 or more")
     count = counts["train_examples" if split == "train" else "eval_examples"]
     path = scenes_cache.ensure(data.cache_dir, data.seed, split, data.size_px, count)
-    return ScenesSource(path, data.seed, split, data.size_px, count)
+    return ScenesSource(path, data.seed, split, data.size_px, count, tuple(data.fields))
 
 
 class ScenesSource:
     """Pictures 0..count-1 of a split of the procedural world, read from where they were drawn once.
 
-    A record holds the picture and its labels. Captions, boxes, masks, questions and answers follow from
-    its number, and are made when `example` is asked for them.
+    A record holds the picture, its labels, and of 'text', 'boxes' and 'mask' those in `fields`. These, and
+    the questions and answers of `example`, follow from its number and are made when they are asked for.
     """
 
-    def __init__(self, path: Path, seed: int, split: str, size_px: int, count: int):
+    def __init__(
+        self, path: Path, seed: int, split: str, size_px: int, count: int, fields: tuple[str, ...] = ()
+    ):
         self._path, self._seed, self._split, self._size_px, self._count = path, seed, split, size_px, count
+        self._fields = fields
         self._pictures: UInt8[np.ndarray, "B S S 3"] | None = None
         self._labels = _labels(seed, split, count)
         self.class_names = scenes.class_names()
+        if "boxes" in fields:
+            self.class_names["box_label"] = scenes.SHAPES
+        if "mask" in fields:
+            self.class_names["mask"] = ("background", *scenes.SHAPES)
 
     def __repr__(self) -> str:
         return f"the built-in scenes ({self._split}, {self._size_px} px)"
@@ -62,15 +69,39 @@ class ScenesSource:
 
     def __getitem__(self, i: int) -> dict:
         labels = {field: int(values[i]) for field, values in self._labels.items()}
-        return {"image": np.array(self._mapped()[i]), **labels}
+        asked = {field: values[0] for field, values in self._asked(np.array([i % self._count])).items()}
+        return {"image": np.array(self._mapped()[i]), **labels, **asked}
 
     def gather(
         self, indices: Int[np.ndarray, " B"], fields: tuple[str, ...] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Many records at once, stacked: the pictures and these of the labels (None: all)."""
+    ) -> dict[str, Any]:
+        """Many records at once: the pictures and these of the labels, stacked; None: all that a record holds."""
         wanted = tuple(self._labels) if fields is None else fields
         labels = {field: self._labels[field][indices] for field in wanted}
-        return {"image": np.asarray(self._mapped()[indices]), **labels}
+        asked = self._asked(indices) if fields is None else {}
+        return {"image": np.asarray(self._mapped()[indices]), **labels, **asked}
+
+    def _asked(self, indices: Int[np.ndarray, " B"]) -> dict[str, Any]:
+        """The fields beside the labels, each with one value a picture."""
+        if not self._fields:
+            return {}
+        scene = scenes.sample(self._seed, self._split, indices)
+        asked: dict[str, Any] = {}
+        if "text" in self._fields:
+            asked["text"] = [scenes_text.captions(scene, row) for row in range(len(indices))]
+        if not {"boxes", "mask"} & set(self._fields):
+            return asked
+        owner = scenes_draw.owners(scene, self._size_px)
+        if "boxes" in self._fields:
+            corners, visible = scenes_draw.boxes(owner)
+            shape = scene.shape.astype(np.int32)
+            asked["boxes"] = [box[seen] for box, seen in zip(corners, visible)]
+            asked["box_label"] = [names[seen] for names, seen in zip(shape, visible)]
+        if "mask" in self._fields:
+            # Number -1, the background, finds the last column.
+            classes = np.pad(scene.shape + 1, ((0, 0), (0, 1))).astype(np.uint8)
+            asked["mask"] = classes[np.arange(len(indices))[:, None, None], owner]
+        return asked
 
     def name(self, i: int) -> str:
         """What messages call record i."""
