@@ -6,6 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from vitjax import evaluate, hooks
+from vitjax.data.bad_records import BadRecords
+from vitjax.data.decode import decode
+from vitjax.data.sources.folder import FolderSource
+from vitjax.errors import RunError
 from vitjax.loop import Event
 from vitjax.progress import Progress
 from vitjax.supervisor import EVALUATING
@@ -59,3 +63,13 @@ def test_refused_updates_are_counted_without_keeping_a_number_for_each_step(monk
         hook(Event(step, {}, {"loss": 1.0, "skipped": float(refused)}, {}, 0.0, last=step == 40))
     assert sum(row["train/skipped"] for row in writer.rows.values()) == 5
     assert max(most) <= 6 and list(writer.rows) == ([1, 40] if not every_steps else [1, *range(7, 40, 7), 40])
+
+
+def test_too_many_bad_records_end_the_run_with_their_reasons(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"" if number else b"<html>")
+    source = FolderSource(str(tmp_path), "train")
+    records = BadRecords(None, source, lambda index: decode(source[index]["image"]))
+    evaluate.list_bad(records, [0], met=3, max_fraction=0.5)
+    with pytest.raises(RunError, match=r"(?s)max_bad_fraction=0\.5: 3 records.* 2  the file is empty: 1\.png"):
+        evaluate.list_bad(records, [1, 2], met=3, max_fraction=0.5)

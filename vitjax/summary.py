@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vitjax import experiment, optim
+from vitjax.data import pipeline
 from vitjax.experiment import Experiment
 from vitjax.objective import State
 
@@ -31,6 +32,7 @@ def facts(
         "state": sharding_table(state, mesh),
         "compute": f"{flops_per_step / run.batch_size / 1e9:.3g} GFLOP a picture, forward and backward",
         "data": _data(source, run),
+        "decoding": _decoding(config.data.workers),
         "batch": f"{run.batch_size:,} pictures in {config.accum} part(s), {_per_epoch(run)}",
         "learning rate": _rates(config, run),
         "horizon": _horizon(run),
@@ -60,6 +62,15 @@ def _parameters(state: State) -> str:
 def _data(source: Any, run: Any) -> str:
     kilobytes = run.batch_spec["image"].size / run.batch_size / 1e3
     return f"{len(source):,} pictures {_place(source)}, {kilobytes:,.0f} kB each on the way to the device"
+
+
+def _decoding(workers: int) -> str:
+    """Threads or processes, and whose choice that was."""
+    processes = pipeline.processes(workers)
+    if processes:
+        return f"{processes} processes of {pipeline.threads(processes)} thread(s), as config.data.workers asks"
+    chosen = "" if workers == 0 else " (config.data.workers=N would take processes)"
+    return f"{pipeline.threads(workers)} threads{chosen}"
 
 
 def _place(source: Any) -> str:

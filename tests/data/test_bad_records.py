@@ -72,3 +72,11 @@ def test_what_decodes_at_the_second_try_is_listed_as_such(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "set" / "a.png")
     BadRecords(tmp_path / "bad.jsonl", source).add([0])
     assert "tried again" in listed(tmp_path / "bad.jsonl")[0]["reason"]
+
+
+def test_too_many_are_told_from_a_few_and_by_their_reasons(tmp_path):
+    records = BadRecords(None, broken_folder(tmp_path))
+    records.add([0, 1, 2])
+    assert records.too_many(3, 0.9) and not records.too_many(3, 1.0)
+    first, second = records.reasons().splitlines()
+    assert "2  the file is empty: a.png" in first and "1  not a" in second and "b.png" in second

@@ -28,7 +28,8 @@ class Greys:
             raise Undecodable("bad on purpose")
         boxes = np.full((2, 4), index, np.float64)
         image = np.full((4 + index % 3, 6, 3), index % 256, np.uint8)
-        return {"image": image, "label": index, "boxes": boxes, "caption": "grey", "tags": [0] * (index + 1)}
+        seen = {"boxes": boxes, "box_label": np.zeros(2, np.int32), "caption": "grey", "tags": [0] * (index + 1)}
+        return {"image": image, "label": index, **seen}
 
     def name(self, index):
         return f"grey {index}"
@@ -126,13 +127,14 @@ def test_the_specification_is_that_of_the_batches():
     source, fields = Greys(20), ("label", "boxes")
     (batch,) = train(source, steps=1, fields=fields)
     spec = pipeline.batch_spec(source, batch_size=8, canvas_px=8, crop="device", size_px=4, fields=fields)
+    assert {"box_label", "box_valid"} <= set(spec)
     on_device = {k: (v.shape, v.dtype) for k, v in batch.items() if k not in ("index", "bad_index")}
     assert spec == on_device
-    assert spec["boxes"] == ((8, 2, 4), np.float32)
+    assert spec["boxes"] == ((8, 100, 4), np.float32)
 
 
 def test_fields_that_are_missing_ragged_or_no_numbers_are_errors():
-    with pytest.raises(UserError, match="'colour' is not in Greys; its fields are: boxes, caption, label"):
+    with pytest.raises(UserError, match="'colour' is not in Greys; its fields are: box_label, boxes, caption, label"):
         train(Greys(9), 1, fields=("colour",))
     with pytest.raises(UserError, match="'caption' of Greys is not made of numbers"):
         train(Greys(9), 1, fields=("caption",))
