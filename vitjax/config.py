@@ -24,6 +24,8 @@ def base_config() -> ml_collections.ConfigDict:
     c.total_epochs = config_dict.placeholder(float)
     c.dtype = "auto"  # 'auto' is bfloat16 on accelerators and float32 on CPUs
     c.accum = 1  # micro-batches a step
+    c.embed_chunks = 1  # of losses that compare pictures: pieces of the batch that are embedded one after the other
+    c.loss_chunks = 1  # and pieces of the matrix of their similarities
     # An update whose loss or gradient is not finite is left out; then 'skip' goes on, 'stop' ends the run, and
     # 'rewind' goes back to the last checkpoint and leaves the batch out, at most `max_rewinds` times.
     c.nonfinite = "skip"

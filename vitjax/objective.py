@@ -1,9 +1,9 @@
 """An objective is what to learn, as a small tuple of pure functions.
 
 A method writes a loss; `from_loss` (one loss) and `from_players` (a game) own the rest of the step once:
-gradients, accumulation over micro-batches, the optimiser, norms and the refusal of an update that is not
-finite. The loop sees `update` alone and so needs to know no method; evaluators, exports and later stages
-see `export` and `predict` alone and so need not know how a network was trained.
+gradients (`vitjax.gradients`), the optimiser, norms and the refusal of an update that is not finite. The loop
+sees `update` alone and so needs to know no method; evaluators, exports and later stages see `export` and
+`predict` alone and so need not know how a network was trained.
 
 Randomness is a function of (seed, step, row): `update` gets a key made from seed and step, and whatever is
 drawn for one picture must come from `augment.row_keys(key, batch['row'])`. Then accumulation, the number
@@ -16,17 +16,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from vitjax import sharding, trees
+from vitjax import gradients, trees
 from vitjax.errors import UserError
-
-Tree = Any
-Batch = Mapping[str, Array]
-Metrics = dict[str, Float[Array, ""]]
+from vitjax.gradients import Batch, Metrics, Output, Tree
 
 GRADIENT = "gradient/"  # what the names of gradients in a traced step begin with
 
@@ -63,25 +59,6 @@ class Objective(NamedTuple):
     update: Callable[[State, Batch, Array], tuple[State, Metrics]]
     export: Callable[[State], Tree]
     predict: Mapping[str, Callable[[Tree, Batch, Array], Tree]]
-
-
-class Output(NamedTuple):
-    """What a loss says beside its value.
-
-    Attributes:
-      extra: the collections after this batch (batch statistics, queue).
-      metrics: scalars to log, each a mean over the same terms as the loss.
-      weight: how many terms the loss averaged (masked tokens, valid pictures), so that micro-batches
-        combine to the mean over all terms; 0 where there was none.
-      features: detached [B, D], to watch for collapse.
-      chance: the loss in nats at which nothing is learned.
-    """
-
-    extra: Tree
-    metrics: Metrics = {}
-    weight: Float[Array, ""] | float = 1.0
-    features: Float[Array, "B D"] | None = None
-    chance: float | None = None
 
 
 class Run(NamedTuple):
@@ -121,36 +98,41 @@ def from_loss(
     export: Callable[[State], Tree],
     predict: Mapping[str, Callable[..., Tree]],
     views: Callable[[Batch, Array], Batch] | None = None,
+    embed: Callable[..., tuple[Tree, Tree]] | None = None,
     start: Callable[[Tree], dict[str, Tree]] | None = None,
     after: Callable[[Tree, Tree, Array], tuple[Tree, Tree]] | None = None,
     rate: Callable[[Array], Array] | None = None,
     accum: int = 1,
+    embed_chunks: int = 1,
     couples_examples: bool = False,
 ) -> Objective:
     """The objective that minimises one loss.
 
     Args:
       init: (key, batch) -> {'params': ..., **collections}.
-      loss: (params, extra, batch, key, step) -> (scalar, Output).
+      loss: (params, extra, batch, key, step) -> (scalar, Output); with `embed` it is (params, extra, embedded,
+        batch, key, step) -> (scalar, Output), of the whole batch's embeddings, and of the batch without its pictures.
       tx: the optimiser; one that takes extra arguments is told `step`, so that schedules need no count.
       views: (batch, key) -> batch; augmentation, inside the accumulation loop, so that the views of a
         micro-batch exist only while it is worked on.
+      embed: (params, extra, batch, key, step) -> (embedded, extra), for losses that compare pictures with each other:
+        what is computed of each picture alone (batch norm apart), as a tree of arrays [B, ...].
       start: (variables) -> extra; EMA copies and empty queues, made once the weights are there.
       after: (params, extra, step) -> (params, extra); EMA, unit-norm prototypes, a bounded scale.
       rate: step -> learning rate, to be logged.
       accum: micro-batches a step.
+      embed_chunks: pieces that are embedded one after the other; the loss still sees the whole batch.
       couples_examples: the loss compares pictures of a batch with each other, or normalises over them
-        (batch norm), so that the mean over micro-batches is another loss.
+        (batch norm), so that the mean over micro-batches is another loss. One with `embed` always does.
 
     Raises:
-      UserError: accum > 1 with a loss that couples examples.
+      UserError: accum > 1 with a loss that couples examples, or embed_chunks > 1 with one that has no `embed`.
     """
-    if accum > 1 and couples_examples:
-        raise UserError(
-            f"config.accum={accum}: this loss compares the pictures of a batch with each other, or normalises over "
-            "them, so that accumulating gradients would change it; use config.accum=1"
-        )
-    gradient = _accumulated(loss, views, accum)
+    _refuse_pieces(accum, embed_chunks, couples_examples, embed is not None)
+    if embed is None:
+        gradient = gradients.accumulated(loss, views, accum)
+    else:
+        gradient = gradients.of_embeddings(embed, loss, views, embed_chunks)
 
     def begin(key: Array, batch: Batch, given: Mapping[str, Array] | None = None) -> State:
         params, extra = _begin(init, start, key, batch, given)
@@ -166,6 +148,21 @@ def from_loss(
         return _accept(metrics, State(state.step, params, opt, extra), state)
 
     return Objective(begin, update, export, predict)
+
+
+def _refuse_pieces(accum: int, embed_chunks: int, couples_examples: bool, embeds: bool) -> None:
+    """Nothing, if the loss allows for the pieces that the config cuts the batch into."""
+    if embed_chunks > 1 and not embeds:
+        raise UserError(
+            f"config.embed_chunks={embed_chunks}: this loss does not compare pictures by their embeddings; use "
+            f"config.embed_chunks=1, and config.accum={embed_chunks} where memory is short"
+        )
+    if accum > 1 and (couples_examples or embeds):
+        instead = f"config.accum=1 config.embed_chunks={accum}" if embeds else "config.accum=1"
+        raise UserError(
+            f"config.accum={accum}: this loss compares the pictures of a batch with each other, or normalises over "
+            f"them, so that accumulating gradients would change it; use {instead}"
+        )
 
 
 def from_players(
@@ -194,7 +191,7 @@ def from_players(
       UserError: the batch does not divide into the round's parts.
     """
     parts = max(player.steps for player in players)
-    gradients = [_accumulated(_of_player(player), views, accum) for player in players]
+    moves = [gradients.accumulated(_of_player(player), views, accum) for player in players]
 
     def begin(key: Array, batch: Batch, given: Mapping[str, Array] | None = None) -> State:
         params, extra = _begin(init, start, key, batch, given)
@@ -223,7 +220,7 @@ def from_players(
     def update(state: State, batch: Batch, key: Array) -> tuple[State, Metrics]:
         batches = _split(batch, parts, "the moves of a round")
         new, metrics = state, {}
-        for i, (player, gradient) in enumerate(zip(players, gradients)):
+        for i, (player, gradient) in enumerate(zip(players, moves)):
             new, more = move(player, gradient, batches, new, jax.random.fold_in(key, i))
             metrics |= more
         if after is not None:
@@ -273,63 +270,10 @@ def overlay(variables: Tree, given: Mapping[str, Array]) -> Tree:
     )
 
 
-def _accumulated(loss: Callable, views: Callable | None, accum: int) -> Callable:
-    """(params, extra, batch, key, step) -> (gradients, extra, metrics) of the mean over all terms."""
-
-    def one(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array):
-        key_views, key_loss = jax.random.split(key)
-        batch = batch if views is None else views(batch, key_views)
-        (value, out), grads = jax.value_and_grad(loss, has_aux=True)(params, extra, batch, key_loss, step)
-        metrics = {"loss": value, **out.metrics}
-        if out.features is not None:
-            metrics["feature_std"] = _feature_std(out.features)
-        if out.chance is not None:
-            metrics["chance"] = jnp.float32(out.chance)
-        return grads, out.extra, metrics, jnp.float32(out.weight)
-
-    if accum == 1:
-        return lambda *args: one(*args)[:3]
-
-    def many(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array):
-        parts = _parts(batch, accum, f"config.accum={accum}")
-
-        def part(i: Int[Array, ""] | int) -> Batch:
-            return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 1, keepdims=False), parts)
-
-        def body(carry, i):
-            # Taken out one by one: all of them stacked would be a second copy of the batch.
-            batch = part(i)
-            sums, extra, weights = carry
-            grads, extra, metrics, weight = one(params, extra, batch, key, step)
-            sums = jax.tree.map(lambda total, x: total + weight * x, sums, (grads, metrics))
-            return ((sharding.constrain(sums[0], "params"), sums[1]), extra, weights + weight), None
-
-        shapes = jax.eval_shape(lambda: one(params, extra, part(0), key, step))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
-        (sums, extra, weights), _ = jax.lax.scan(body, (zeros, extra, jnp.zeros(())), jnp.arange(accum))
-        # Without a single term the mean is 0, as it is for a whole batch.
-        grads, metrics = jax.tree.map(lambda x: x / jnp.where(weights > 0, weights, 1.0), sums)
-        return grads, extra, metrics
-
-    return many
-
-
 def _split(batch: Batch, parts: int, why: str) -> list[Batch]:
     """The batch in `parts` equal batches."""
-    whole = _parts(batch, parts, why)
+    whole = gradients.parts(dict(batch), parts, why)
     return [jax.tree.map(lambda x, i=i: x[:, i], whole) for i in range(parts)]
-
-
-def _parts(batch: Batch, parts: int, why: str) -> Batch:
-    """The batch as [B / parts, parts, ...].
-
-    Part i holds rows i, i + parts, ...: rows that lie on one device stay there, which contiguous parts of
-    a sharded batch would not.
-    """
-    size = batch["row"].shape[0]
-    if size % parts:
-        raise UserError(f"config.batch_size={size} must be a multiple of {parts} ({why})")
-    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), dict(batch))
 
 
 def _descend(
@@ -362,10 +306,3 @@ def _accept(metrics: Metrics, new: State, old: State) -> tuple[State, Metrics]:
     finite = jnp.all(jnp.isfinite(jnp.stack(watched)))
     kept = jax.tree.map(lambda a, b: b if a is b else jnp.where(finite, a, b), new, old)
     return kept._replace(step=old.step + 1), dict(metrics, skipped=1.0 - finite)
-
-
-def _feature_std(features: Float[Array, "B D"]) -> Float[Array, ""]:
-    """Spread of unit-length features: about 1 when they fill the sphere, 0 when all pictures look alike."""
-    x = jax.lax.stop_gradient(features).astype(jnp.float32)
-    x = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-12)
-    return jnp.mean(jnp.std(x, axis=0)) * np.sqrt(x.shape[-1])
