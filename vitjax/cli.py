@@ -6,6 +6,7 @@ value and the remedy.
 
 import argparse
 import errno
+import importlib.util
 import os
 import re
 import sys
@@ -39,6 +40,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """
     # Grain reads absl's flags in its workers and refuses to start before they are parsed.
     flags.FLAGS.mark_as_parsed()
+    _spare_children()
     code: int | None = RUN_ERROR
     try:
         code = main(sys.argv[1:])
@@ -58,6 +60,13 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     finally:
         _leave_at_last(code or 0)
     sys.exit(code or 0)
+
+
+def _spare_children() -> None:
+    """Processes that are spawned run `vitjax.data.worker_main` in place of this command."""
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None and main.__spec__.name.startswith("vitjax."):
+        main.__spec__ = importlib.util.find_spec("vitjax.data.worker_main")
 
 
 def _leave_at_last(code: int) -> None:

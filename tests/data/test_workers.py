@@ -36,10 +36,29 @@ class Stuck:
         return str(index)
 
 
-def batches_of(source):
+class Loaded:
+    """Tells what the process that reads it has loaded."""
+
+    class_names = {}
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, index):
+        bridge = sys.modules.get("jax._src.xla_bridge")
+        loaded = [name in sys.modules for name in ("jax", "torch", "tensorflow", "vitjax.main")]
+        backends = len(bridge._backends) if bridge else 0
+        return {"image": np.zeros((4, 4, 3), np.uint8), "loaded": np.array(loaded), "backends": backends}
+
+    def name(self, index):
+        return str(index)
+
+
+def batches_of(source, fields=None):
     return pipeline.train_batches(
         source, batch_size=4, rows=np.arange(4), seed=0, start_step=0, canvas_px=4, crop="device", size_px=4,
         crop_area=(0.2, 1.0), crop_aspect=(0.75, 1.33), resize="bicubic", workers=2,
+        fields=fields,
     )  # fmt: skip
 
 
@@ -83,6 +102,34 @@ def test_what_a_process_raises_is_raised_as_it_is_and_a_good_end_is_no_death():
         list(batches)
     with pipeline.eval_batches(Stuck(""), limit=8, **how) as batches:
         assert sum(batch["valid"].sum() for batch in batches) == 8
+
+
+def print_loaded(argv):
+    """The main of a command."""
+    with batches_of(Loaded(), fields=("loaded", "backends")) as batches:
+        batch = next(batches)
+        print(batch["loaded"].any(0).tolist(), batch["backends"].max())
+
+
+def test_a_process_of_a_command_loads_no_framework_and_not_the_command():
+    code = f"""if True:
+        import importlib.util, sys
+        sys.path[:0] = {sys.path!r}
+        import test_workers
+        from vitjax import cli
+        # As python -m vitjax.main has it.
+        sys.modules["__main__"].__spec__ = importlib.util.find_spec("vitjax.main")
+        cli.run(test_workers.print_loaded)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[False, False, False, False] 0\n", done.stderr
+    assert "jax" not in done.stderr
+
+
+def test_a_process_of_anybodys_program_opens_no_backend():
+    with batches_of(Loaded(), fields=("loaded", "backends")) as batches:
+        batch = next(batches)
+    assert batch["backends"].max() == 0 and not batch["loaded"][:, 1:].any()
 
 
 CHILD = """
