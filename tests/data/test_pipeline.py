@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitjax.data import pipeline
-from vitjax.data.batches import batch_of, order
+from vitjax.data.batches import FEW, batch_of, order
 from vitjax.data.decode import Undecodable
 from vitjax.data.sources.folder import FolderSource
 from vitjax.data.sources.parquet import ParquetSource
@@ -84,7 +84,7 @@ def assert_same(some, others):
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 1000])
+@pytest.mark.parametrize("count", [1, 2, 7, 1000, FEW + 1])
 def test_every_record_comes_exactly_once_an_epoch(count):
     records = order(np.arange(3 * count), count, seed=5).reshape(3, count)
     assert (np.sort(records, axis=1) == np.arange(count)).all()

@@ -1,5 +1,6 @@
 """Mixtures: weights over every stretch, labels by name, and one order."""
 
+import itertools
 from types import SimpleNamespace
 
 import ml_collections
@@ -8,10 +9,12 @@ import pytest
 from PIL import Image
 
 from vitjax.config import base_config, mix_part
-from vitjax.data import sources
+from vitjax.data import pipeline, sources
 from vitjax.data.batches import TrainDataset
-from vitjax.data.examples import Framing, Reader
+from vitjax.data.decode import Undecodable
+from vitjax.data.examples import Form, Framing, Reader
 from vitjax.data.sources.mix import MixSource
+from vitjax.data.tokenize import of_bytes
 from vitjax.errors import UserError
 
 
@@ -43,7 +46,7 @@ def parts_of(mix, positions, seed=0):
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (5.0, 1.0, 2.0), (0.001, 1.0), (3.0,)])
 def test_the_weights_hold_over_every_stretch(weights):
     mix, shares = mixed(*weights), np.asarray(weights) / sum(weights)
-    which = parts_of(mix, np.arange(4000)[:, None].ravel())
+    which = parts_of(mix, np.arange(4000))
     for number, share in enumerate(shares):
         taken = np.cumsum([0, *(which == number)])
         for length in (1, 10, 333, 2000):
@@ -81,8 +84,6 @@ def test_a_part_without_a_field_has_it_as_unknown():
 
 
 def test_a_record_that_cannot_be_used_is_replaced_from_its_own_part():
-    from vitjax.data.decode import Undecodable
-
     class Broken(Part):
         def __getitem__(self, i):
             if i % 2:
@@ -94,6 +95,30 @@ def test_a_record_that_cannot_be_used_is_replaced_from_its_own_part():
     batch = data[0]
     assert (batch["index"] >= 10).sum() == 20 and (batch["bad_index"] >= 0).sum() == 10
     data.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mixture_that_is_cut_goes_on_with_the_same_samples_on_any_number_of_processes(workers):
+    captions = {"text": ("one", "two", "three")}
+    mix = MixSource({"a": Part(7, ("x", "y"), **captions), "b": Part(30)}, (2.0, 1.0), fields=("text",))
+
+    def train(start_step, rows, workers=0):
+        made = pipeline.train_batches(
+            mix, batch_size=8, rows=rows, seed=3, start_step=start_step, canvas_px=2, crop="device", size_px=2,
+            crop_area=(0.2, 1.0), crop_aspect=(0.75, 1.33), resize="bicubic", workers=workers,
+            fields=("label", "text"), form=Form(of_bytes(8)),
+        )  # fmt: skip
+        with made as batches:
+            return list(itertools.islice(batches, 8 - start_step))
+
+    whole = train(0, np.arange(8))
+    drawn = np.concatenate([batch["text"][batch["text_valid"].any(1)] for batch in whole])
+    assert {of_bytes(8).decode(text[0]) for text in drawn} == {"one", "two", "three"}
+    for processes in (1, 2, 4) if workers == 0 else (1,):
+        for i in range(processes):
+            rows = np.arange(8)[i::processes]
+            for got, wanted in zip(train(3, rows, workers), whole[3:], strict=True):
+                assert all((got[name] == x[rows]).all() for name, x in wanted.items())
 
 
 def test_a_config_names_the_parts(tmp_path):
