@@ -127,4 +127,6 @@ def test_a_field_that_cannot_be_used_makes_a_bad_record(field, wrong):
 def test_boxes_and_masks_are_refused_where_the_host_crops():
     with pytest.raises(UserError, match=r"fields=\('boxes', 'mask'\) with config.data.crop='host'.*'device'"):
         train(Seen(), crop="host")
+    with pytest.raises(UserError, match="use config.data.crop='device'"):
+        pipeline.batch_spec(Seen(), batch_size=8, canvas_px=6, crop="host", size_px=4, fields=FIELDS, form=FORM)
     assert "text" in train(Seen(), 1, crop="host", fields=("text",))[0]

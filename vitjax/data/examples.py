@@ -84,12 +84,7 @@ class Reader:
     """
 
     def __init__(self, source: Source, framing: Framing, fields: tuple[str, ...], form: Form = Form()):  # noqa: B008
-        uncropped = [name for name in ("boxes", "mask") if name in fields]
-        if framing.crop == "host" and uncropped:
-            raise UserError(
-                f"config.data.fields={tuple(uncropped)} with config.data.crop='host': boxes and masks are of the "
-                "whole picture; use config.data.crop='device'"
-            )
+        refuse_uncropped(fields, framing.crop)
         self.source, self.framing, self._form = source, framing, form
         self.spec = record_spec(source, fields, framing.edge_px, form)
         self.numbers = tuple(name for name in fields if name not in FIELDS and not self.spec[name][0])
@@ -183,6 +178,18 @@ class Reader:
                 f"and {shape} in the first record; a source must pad it to one shape"
             )
         return value
+
+
+def refuse_uncropped(fields: tuple[str, ...], crop: str) -> None:
+    """Raises:
+    UserError: the host crops, and fields are asked for that would have to be cropped with the picture.
+    """
+    uncropped = tuple(name for name in ("boxes", "mask") if name in fields)
+    if crop == "host" and uncropped:
+        raise UserError(
+            f"config.data.fields={uncropped} with config.data.crop='host': boxes and masks are of the whole picture; "
+            "use config.data.crop='device'"
+        )
 
 
 def record_spec(source: Source, fields: tuple[str, ...], edge_px: int, form: Form) -> Spec:

@@ -22,7 +22,7 @@ from jaxtyping import Int
 
 from vitjax.data import tokenize
 from vitjax.data.batches import Batch, BatchDataset, EvalDataset, TrainDataset
-from vitjax.data.examples import FIELDS, Form, Framing, Reader, Spec, record_spec
+from vitjax.data.examples import FIELDS, Form, Framing, Reader, Spec, record_spec, refuse_uncropped
 from vitjax.data.sources import Source
 from vitjax.data.workers import Watched, running, set_up
 from vitjax.errors import UserError
@@ -150,13 +150,14 @@ def batch_spec(
     form: Form = Form(),  # noqa: B008
 ) -> Spec:
     """{name: (shape, dtype)} of what goes to the device, with the global batch size."""
-    edge = _edge(crop, canvas_px, size_px)
+    edge, names = _edge(crop, canvas_px, size_px), labels(source) if fields is None else fields
+    refuse_uncropped(names, crop)
     spec = {
         "image": ((edge, edge, 3), np.dtype(np.uint8)),
         "size": ((2,), np.dtype(np.int32)),
         "row": ((), np.dtype(np.int32)),
         "valid": ((), np.dtype(bool)),
-        **record_spec(source, labels(source) if fields is None else fields, edge, form),
+        **record_spec(source, names, edge, form),
     }
     return {name: ((batch_size, *shape), dtype) for name, (shape, dtype) in spec.items()}
 

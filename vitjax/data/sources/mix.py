@@ -61,10 +61,10 @@ class _Part:
 class MixSource:
     """The records of `parts`, of which each position of the training order takes one by their weights.
 
-    A label is a name: the classes of a field are the names that its parts have, those of the first part first, so
-    that 'cat' is one class wherever it comes from. A part without a field that others have (its `fields` say so)
-    gets it as unknown: label -1, no captions, no boxes, a mask of 255. Evaluation goes through the parts one after
-    the other, and weights have no part in it.
+    A label is a name: the classes of a field are the names that its parts have, those of the first part (a config's
+    parts go by their names) first, so that 'cat' is one class wherever it comes from. A part without a field that
+    others have (its `fields` say so) gets it as unknown: label -1, no captions, no boxes, a mask of 255. Evaluation
+    goes through the parts one after the other, and weights have no part in it.
 
     Raises:
       UserError: the parts number the classes of their masks differently.
