@@ -15,9 +15,11 @@ from vitjax.data.sources.folder import FolderSource
 from vitjax.data.sources.parquet import ParquetSource
 from vitjax.errors import UserError
 
+COLUMNS = dict(fields=(), image_column="", label_columns=(), text_columns=())
+
 
 def data(path="", source="auto", builtin=""):
-    return SimpleNamespace(source=source, path=str(path), builtin=builtin, mix={})
+    return SimpleNamespace(source=source, path=str(path), builtin=builtin, mix={}, **COLUMNS)
 
 
 def test_auto_takes_pictures_for_a_folder_and_parquet_files_for_parquet(tmp_path):

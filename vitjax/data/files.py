@@ -3,10 +3,12 @@
 Local paths go through Python's own calls: fsspec costs some 50 us a file, which is half of a small picture.
 """
 
+import glob
 import os
 import posixpath
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
 
 TRIES = 3
 WAIT_S = 0.5  # before the second try; doubled with each
@@ -26,6 +28,11 @@ def is_remote(path: str) -> bool:
 def join(folder: str, name: str) -> str:
     """The path of `name` in `folder`."""
     return posixpath.join(folder, name) if is_remote(folder) else os.path.join(folder, name)
+
+
+def below(folder: str, path: str) -> str:
+    """`path` as it is called from `folder`."""
+    return path.removeprefix(folder.rstrip("/") + "/") if is_remote(path) else os.path.relpath(path, folder)
 
 
 def exists(path: str) -> bool:
@@ -74,6 +81,19 @@ def scan(folder: str) -> tuple[list[Entry], list[Entry]]:
     return files, [Entry(e.name, e.path, 0) for e in found if e.is_dir()]
 
 
+def matching(pattern: str) -> list[str]:
+    """The files that a pattern with * and [..] stands for.
+
+    Raises:
+      OSError: the place cannot be listed.
+    """
+    if not is_remote(pattern):
+        return [path for path in glob.glob(pattern) if os.path.isfile(path)]
+    scheme = pattern.split("://")[0]
+    found = _tried(lambda fs: fs.glob(pattern), pattern)
+    return [path if is_remote(path) else f"{scheme}://{path.lstrip('/')}" for path in found]
+
+
 def read(path: str, start: int = 0, stop: int | None = None) -> bytes:
     """The bytes [start, stop) of a file, to its end by default.
 
@@ -89,6 +109,34 @@ def read(path: str, start: int = 0, stop: int | None = None) -> bytes:
     if stop is not None and len(data) < stop - start:
         raise OSError(f"{path} ends at byte {start + len(data):,}, and {stop:,} bytes are needed of it")
     return data
+
+
+def use(path: str, act: Callable[[BinaryIO], Any]) -> Any:
+    """What `act` makes of the open file, of which only those bytes are fetched that it reads.
+
+    Raises:
+      OSError: it cannot be read, or `act` fails on a remote file.
+    """
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            return act(file)
+
+    def attempt(fs: Any) -> Any:
+        with fs.open(path, "rb", cache_type="none") as file:
+            return act(file)
+
+    return _tried(attempt, path)
+
+
+def copy(url: str, path: str) -> None:
+    """Makes `path` a copy of the remote file.
+
+    Raises:
+      OSError: it cannot be read or written, or came short.
+    """
+    _tried(lambda fs: fs.get_file(url, path), url)
+    if os.path.getsize(path) != size(url):
+        raise OSError(f"{url}: {os.path.getsize(path):,} of {size(url):,} bytes came")
 
 
 def version(path: str) -> str:

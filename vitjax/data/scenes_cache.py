@@ -19,19 +19,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vitjax.data import scenes, scenes_draw
+from vitjax.data.cache import folder
 from vitjax.errors import UserError
 
 _PART = 512  # pictures between two reports of progress
 _SHARED_FROM_BYTES = 100_000_000  # below, starting a second process costs more than it saves
-
-
-def folder(cache_dir: str) -> Path:
-    """Where drawn pictures lie: the setting, else $VITJAX_CACHE, else vitjax in the user's cache folder."""
-    if cache_dir:
-        return Path(cache_dir).expanduser()
-    if os.environ.get("VITJAX_CACHE"):
-        return Path(os.environ["VITJAX_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitjax"
 
 
 def open_pictures(path: Path, count: int) -> UInt8[np.ndarray, "count S S 3"]:

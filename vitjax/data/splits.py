@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vitjax.data import files
 from vitjax.errors import UserError
 
 SPLITS = ("train", "validation", "val", "test")
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})(?=[-_.]|$)", re.IGNORECASE)
+_TFDS = re.compile(rf".+-({'|'.join(SPLITS)})\.\w+-\d+-of-\d+$", re.IGNORECASE)
 
 
 def canonical(split: str) -> str:
@@ -18,8 +20,11 @@ def canonical(split: str) -> str:
 
 
 def split_of_shard(name: str) -> str | None:
-    """The split that a shard's file name begins with ('train-00000-of-00002.parquet'), or None."""
-    found = _SHARD.match(name)
+    """The split that a shard's file name begins with ('train-00000-of-00002.parquet'), or None.
+
+    In names as TensorFlow Datasets writes them ('cifar10-train.array_record-00000-of-00001') it stands in the middle.
+    """
+    found = _SHARD.match(name) or _TFDS.match(name)
     return canonical(found[1]) if found else None
 
 
@@ -33,17 +38,25 @@ def split_folders(path: str) -> dict[str, str]:
       UserError: two folders are the same split.
     """
     found: dict[str, str] = {}
-    for entry in sorted(os.scandir(path), key=lambda e: e.name):
-        if entry.name.lower() not in SPLITS or not entry.is_dir():
+    for name, folder in sorted(_folders(path)):
+        if name.lower() not in SPLITS:
             continue
-        split = canonical(entry.name)
+        split = canonical(name)
         if split in found:
             raise UserError(
-                f"config.data.path={path}: {os.path.basename(found[split])!r} and {entry.name!r} "
+                f"config.data.path={path}: {os.path.basename(found[split])!r} and {name!r} "
                 f"are both the split {split!r}; keep one of them"
             )
-        found[split] = entry.path
+        found[split] = folder
     return found
+
+
+def _folders(path: str) -> list[tuple[str, str]]:
+    """(name, path) of the folders directly under `path`."""
+    if files.is_remote(path):
+        return [(entry.name, entry.path) for entry in files.scan(path)[1]]
+    with os.scandir(path) as entries:
+        return [(entry.name, entry.path) for entry in entries if entry.is_dir()]
 
 
 def choose_split(splits: Mapping[str, Any], split: str, path: str) -> Any:
@@ -80,6 +93,17 @@ def check_path(path: str) -> None:
     """
     if not path:
         raise UserError("config.data.path is empty: name your pictures with --config.data.path=DIR")
-    if not os.path.exists(path):
+    if files.is_remote(path):
+        _check_url(path)
+    elif not os.path.exists(path):
         parent = next(p for p in [*Path(path).absolute().parents] if p.exists())
         raise UserError(f"config.data.path={path} does not exist ({parent} does); give a folder that does")
+
+
+def _check_url(path: str) -> None:
+    try:
+        exists = files.exists(path)
+    except OSError as error:
+        raise UserError(f"config.data.path={path} cannot be reached: {error}") from error
+    if not exists:
+        raise UserError(f"config.data.path={path} does not exist, or may not be seen; look at the URL and the key")

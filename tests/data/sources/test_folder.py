@@ -1,11 +1,14 @@
 """Folders of pictures: listing, classes, splits."""
 
+import io
 import os
 import pickle
 
+import fsspec
 import pytest
 from PIL import Image
 
+from vitjax.data import captions
 from vitjax.data.sources.folder import FolderSource
 from vitjax.errors import UserError
 
@@ -140,6 +143,84 @@ def test_a_copy_by_pickle_reads_the_same(tmp_path):
     source = FolderSource(make(tmp_path, "cat/1.png", "dog/2.png"), "train")
     copy = pickle.loads(pickle.dumps(source))
     assert names(copy) == names(source) and copy[1] == source[1]
+
+
+def captioned(root, **texts):
+    """A folder with a picture for each text, and the text beside it (None: no file)."""
+    path = make(root, *[f"{name}.png" for name in texts])
+    for name, text in texts.items():
+        if text is not None:
+            (root / f"{name}.txt").write_bytes(text)
+    return path
+
+
+def texts(source):
+    return [source[i]["text"] for i in range(len(source))]
+
+
+def test_captions_are_the_lines_of_the_text_file_beside_a_picture(tmp_path):
+    path = captioned(tmp_path, a=b" a cat\r\n\r\na tabby \n", b=None, c=b"\xef\xbb\xbfone", d="über".encode())
+    (tmp_path / "alone.txt").write_text("of no picture")
+    source = FolderSource(path, "train", ("text",))
+    assert texts(source) == [("a cat", "a tabby"), (), ("one",), ("über",)]
+    assert "text" not in FolderSource(path, "train")[0]
+
+
+def test_broken_empty_and_endless_captions_have_their_rules(tmp_path):
+    path = captioned(tmp_path, a=b"caf\xe9", b=b"", c=b" \n\n", d=b"x" * 3_000_000)
+    assert texts(FolderSource(path, "train", ("text",))) == [("caf\ufffd",), (), (), ("x" * captions.MAX_CHARACTERS,)]
+
+
+def test_names_that_differ_in_case_alone_are_two_pictures_with_their_own_captions(tmp_path):
+    path = captioned(tmp_path, A=b"large", a=b"small")
+    if len(os.listdir(path)) < 4:
+        pytest.skip("this file system takes them for one")
+    assert texts(FolderSource(path, "train", ("text",))) == [("large",), ("small",)]
+
+
+def test_captions_that_nobody_wrote_are_an_error_that_names_a_file(tmp_path):
+    with pytest.raises(UserError, match="captions of cat/1.png would be the lines of cat/1.txt"):
+        FolderSource(make(tmp_path, "cat/1.png", "dog/2.png"), "train", ("text",))
+
+
+def test_names_of_255_bytes_and_of_any_letters_work(tmp_path):
+    long = "ü" * 125 + "x.png"
+    source = FolderSource(make(tmp_path, long, "a\nb c'd.png"), "train")
+    assert names(source) == ["a\nb c'd.png", long] and len(os.fsencode(long)) == 255
+    assert all(source[i]["image"].startswith(b"\x89PNG") for i in range(2))
+
+
+def test_what_cannot_be_read_is_named_or_a_bad_record(tmp_path, monkeypatch):
+    source = FolderSource(make(tmp_path, "a.png"), "train")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(OSError):
+        source[0]
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("vitjax.data.sources.folder._scan_local", lambda folder, suffixes: refuse(folder))
+    with pytest.raises(UserError, match="cannot be read .Permission denied.; allow it"):
+        FolderSource(str(tmp_path), "train")
+
+
+def test_a_folder_at_a_url_reads_like_a_local_one(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(picture, format="PNG")
+    root = f"memory://{tmp_path.name}/set"
+    for name in ("train/cat/1.png", "train/dog/deep/2 é.png", "train/.hidden/3.png", "test/dog/4.png"):
+        with fsspec.open(f"{root}/{name}", "wb") as file:
+            file.write(picture.getvalue())
+    with fsspec.open(f"{root}/train/cat/1.txt", "wb") as file:
+        file.write(b"a cat")
+    for path in (root, root + "/"):
+        source = FolderSource(path, "train", ("text",))
+        assert names(source) == ["train/cat/1.png", "train/dog/deep/2 é.png"]
+        assert source.class_names == {"label": ("cat", "dog")}
+        assert pickle.loads(pickle.dumps(source))[1] == {"image": picture.getvalue(), "label": 1, "text": ()}
+        assert texts(source) == [("a cat",), ()]
+    with pytest.raises(UserError, match="memory://.*/gone does not exist"):
+        FolderSource(f"memory://{tmp_path.name}/gone", "train")
 
 
 def test_clothing_photos_never_mix_splits(picture_sets):

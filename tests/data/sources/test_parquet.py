@@ -4,12 +4,14 @@ import io
 import json
 import pickle
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from vitjax.data.columns import Wanted
 from vitjax.data.decode import Undecodable, decode
 from vitjax.data.sources.parquet import ParquetSource
 from vitjax.errors import UserError
@@ -133,6 +135,74 @@ def test_a_file_that_names_no_split_beside_files_that_do_is_an_error(tmp_path):
     write(tmp_path / "more.parquet", [2])
     with pytest.raises(UserError, match="'more.parquet' names no split"):
         ParquetSource(str(tmp_path), "train")
+
+
+def test_captions_are_strings_or_lists_of_them_where_they_are_wanted(tmp_path):
+    several = pa.array([["a", " b "], [], None], pa.list_(pa.string()))
+    write(tmp_path / "0.parquet", [1, 2, 3], row_group_size=2, caption=["one", "", None], more=several)
+
+    def texts(*columns):
+        source = ParquetSource(str(tmp_path), "train", Wanted(texts=columns))
+        return [source[i]["text"] for i in range(3)]
+
+    assert texts() == [("one",), (), ()]
+    assert texts("more", "caption") == [("a", "b", "one"), (), ()]
+    assert "text" not in ParquetSource(str(tmp_path), "train")[0]
+
+
+def test_named_columns_win_over_the_usual_ones(tmp_path):
+    thumbs = pa.array([png(7), png(8)], pa.binary())
+    write(tmp_path / "0.parquet", [1, 2], label=[0, 1], kind=["b", "a"], maker=["x", "x"], thumb=thumbs)
+    source = ParquetSource(str(tmp_path), "train", Wanted("thumb", ("kind",)))
+    assert greys(source) == [7, 8] and source.class_names == {"label": ("a", "b")}
+    several = ParquetSource(str(tmp_path), "train", Wanted(labels=("kind", "label")))
+    assert several.class_names == {"label/kind": ("a", "b"), "label": ("0", "1")} and several[0]["label/kind"] == 1
+
+
+@pytest.mark.parametrize(
+    "wanted, message",
+    [
+        (Wanted(labels=("sort",)), "label_columns='sort' is not in .*0.parquet, whose columns are image, box, url"),
+        (Wanted(labels=("box",)), "'box' is list<.*whole numbers or strings are needed"),
+        (Wanted("url"), "image_column='url' does not hold pictures, which are bytes in the file.*not paths"),
+        (Wanted(texts=()), "no column caption, captions, text or title; name one of its columns"),
+        (Wanted(texts=("box",)), "'box' is list<.*strings or lists of them are needed"),
+    ],
+)
+def test_a_column_that_does_not_serve_is_named(tmp_path, wanted, message):
+    write(tmp_path / "0.parquet", [1], box=[[1, 2]], url=["http://a/b.jpg"])
+    with pytest.raises(UserError, match=message):
+        ParquetSource(str(tmp_path), "train", wanted)
+
+
+def test_labels_that_are_no_class_are_unknown_and_told_once(tmp_path, caplog):
+    write(tmp_path / "0.parquet", range(5), {"label": class_label("a", "b")}, 2, label=[1, -1, 2, -7, 0])
+    source = ParquetSource(str(tmp_path), "train")
+    assert [source[i]["label"] for i in range(5)] == [1, -1, -1, -1, 0]
+    assert caplog.text.count("'label' is 2 in a row, and the classes end at 1") == 1
+
+
+def test_labels_are_whole_numbers_however_they_are_stored(tmp_path):
+    floats = pa.array([2.0, float("nan"), 0.5, None])
+    write(tmp_path / "a" / "0.parquet", range(4), label=floats)
+    write(tmp_path / "b" / "0.parquet", range(4), label=pa.array(["x", "y", None, "x"]).dictionary_encode())
+    write(tmp_path / "c" / "0.parquet", range(4), label=pa.nulls(4, pa.int64()))
+    a, b, c = (ParquetSource(str(tmp_path / name), "train") for name in "abc")
+    assert a.class_names == {"label": ("0", "1", "2")} and [a[i]["label"] for i in range(4)] == [2, -1, -1, -1]
+    assert b.class_names == {"label": ("x", "y")} and [b[i]["label"] for i in range(4)] == [0, 1, -1, 0]
+    assert c.class_names == {} and set(c[0]) == {"image"}
+
+
+def test_files_at_a_url_read_like_local_ones(tmp_path):
+    write(tmp_path / "train-0.parquet", range(5), label=["dog", "ape", "ape", "dog", "cat"])
+    root = f"memory://{tmp_path.name}/parquet"
+    with fsspec.open(f"{root}/data/train-0.parquet", "wb") as file:
+        file.write((tmp_path / "train-0.parquet").read_bytes())
+    local = ParquetSource(str(tmp_path), "train")
+    for path in (root, f"{root}/data/*.parquet", f"{root}/data/train-0.parquet"):
+        source = pickle.loads(pickle.dumps(ParquetSource(path, "train")))
+        assert [source[i] for i in range(5)] == [local[i] for i in range(5)]
+        assert source.class_names == local.class_names and source.name(4) == "train-0.parquet:4 (class/4.png)"
 
 
 def test_files_without_pictures_list_their_columns(tmp_path):

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from vitjax import names
+from vitjax.data.shards import is_pattern
 from vitjax.data.splits import check_path
 from vitjax.errors import UserError
 
 # Kinds that 'auto' tells apart by what lies at the path, the most certain first; none of them: a folder.
-AUTO = ("parquet",)
+AUTO = ("parquet", "array_record", "coco")
 
 
 class Source(Protocol):
@@ -81,7 +82,8 @@ def _without_path(data: Any) -> str:
 
 def _kind(path: str) -> str:
     """The kind of source that lies at the path."""
-    check_path(path)
+    if not is_pattern(path):
+        check_path(path)
     for kind in AUTO:
         if importlib.import_module(f"vitjax.data.sources.{kind}").holds(path):
             return kind

@@ -1,21 +1,27 @@
 """How a parquet data set is laid out: its splits, its columns, the names of its classes."""
 
 import json
-import os
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vitjax.data.splits import split_folders, split_of_shard
+from vitjax.data import classes, columns, files
+from vitjax.data.columns import Wanted
 from vitjax.errors import UserError
 
+_AT_ONCE = 16  # files whose ends are read
 
-class Columns(NamedTuple):
+
+class Layout(NamedTuple):
     image: str  # the leaf that holds the bytes: 'image.bytes' or 'image'
     path: str | None  # the leaf that holds the picture's own name
     labels: dict[str, str]  # field -> column
     names: dict[str, tuple[str, ...]]  # field -> class names, where the schema says them
+    texts: tuple[str, ...]  # of captions, where they are wanted
 
 
 class Group(NamedTuple):
@@ -24,82 +30,77 @@ class Group(NamedTuple):
     rows: int
 
 
-def parquet_files(path: str) -> dict[str | None, list[str]]:
-    """{split: files in the order of their names}; {None: files} where nothing names a split.
-
-    Looks at the file itself, the files directly in `path`, in its folder 'data', and in the folders of
-    its splits.
+def at(file: str, act: Callable[[Any], Any]) -> Any:
+    """What `act` makes of the file: of the path of a local one, which Arrow reads faster than Python could.
 
     Raises:
-      UserError: one split stands in folders and in file names, or only some of the files name a split.
+      OSError: a remote file cannot be read, or `act` fails on it.
     """
-    if os.path.isfile(path):
-        return {split_of_shard(os.path.basename(path)): [path]} if path.endswith(".parquet") else {None: []}
-    files = _shards(path) or _shards(os.path.join(path, "data"))
-    splits: dict[str | None, list[str]] = {}
-    for file in files:
-        splits.setdefault(split_of_shard(os.path.basename(file)), []).append(file)
-    for split, folder in split_folders(path).items():
-        found = _shards(folder)
-        if found and split in splits:
-            raise UserError(
-                f"config.data.path={path}: the split {split!r} is the folder {folder} and also files named "
-                f"{split}-*; keep one of them"
-            )
-        if found:
-            splits[split] = found
-    if len(splits) > 1 and None in splits:
-        raise UserError(
-            f"config.data.path={path}: {os.path.basename(splits[None][0])!r} names no split but other files "
-            "do; name it train-*.parquet, or move it out"
-        )
-    return splits or {None: []}
+    return files.use(file, act) if files.is_remote(file) else act(file)
 
 
-def _shards(folder: str) -> list[str]:
-    if not os.path.isdir(folder):
-        return []
-    return [
-        entry.path
-        for entry in sorted(os.scandir(folder), key=lambda e: e.name)
-        if entry.name.endswith(".parquet") and not entry.name.startswith(".") and entry.is_file()
-    ]
-
-
-def _schema(file: str) -> pa.Schema:
+def _metadata(file: str) -> pq.FileMetaData:
     try:
-        return pq.read_schema(file)
+        return at(file, pq.read_metadata)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{file} cannot be read as parquet ({error}); replace it or move it out") from error
 
 
-def columns_of(file: str) -> Columns:
-    """Which columns hold the picture and the labels.
+def layout_of(file: str, wanted: Wanted) -> Layout:
+    """Which columns hold the picture, the labels and the captions.
 
     Raises:
-      UserError: none holds pictures.
+      UserError: a column is not there or of another kind, or none holds pictures.
     """
-    schema = _schema(file)
-    features = _features(schema)
+    schema = _metadata(file).schema.to_arrow_schema()
+    there, features = schema.names, _features(schema)
+    described = {
+        n: tuple(f["names"]) for n, f in features.items() if f.get("_type") == "ClassLabel" and "names" in f
+    }
+    image = _image(schema, features, wanted.image, file)
+    kind = schema.field(image).type
+    labels = columns.named("label_columns", wanted.labels, there, file) or _labels(there, list(described))
+    texts = columns.texts(wanted.texts, there, file)
+    _refuse_kinds("label_columns", labels, schema, _is_label, "whole numbers or strings", file)
+    _refuse_kinds("text_columns", texts, schema, _is_text, "strings or lists of them", file)
+    fields = columns.fields(labels)
+    return Layout(
+        image=f"{image}.bytes" if pa.types.is_struct(kind) else image,
+        path=f"{image}.path" if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 else None,
+        labels=fields,
+        names={field: described[column] for field, column in fields.items() if column in described},
+        texts=texts,
+    )
+
+
+def _image(schema: pa.Schema, features: Mapping[str, dict], name: str, file: str) -> str:
+    """The column of pictures: the one that was named, else by description, name and kind."""
+    named = columns.named("image_column", (name,) if name else (), schema.names, file)
     described = [n for n, f in features.items() if f.get("_type") == "Image"]
-    candidates = [n for n in [*described, "image", "img", *schema.names] if n in schema.names]
+    candidates = named or [n for n in [*described, "image", "img", *schema.names] if n in schema.names]
     image = next((n for n in candidates if _holds_bytes(schema.field(n).type)), None)
     if image is None:
         raise UserError(
-            f"{file}: no column holds pictures (struct{{bytes, path}} or binary); "
+            f"{file}: {f'config.data.image_column={name!r} does not hold' if name else 'no column holds'} pictures, "
+            f"which are bytes in the file (struct{{bytes, path}} or binary) and not paths or addresses; "
             f"the columns are {', '.join(schema.names)}"
         )
-    kind = schema.field(image).type
-    classes = {
-        n: tuple(f["names"]) for n, f in features.items() if f.get("_type") == "ClassLabel" and "names" in f
-    }
-    labels = _label_fields(schema, list(classes))
-    return Columns(
-        image=f"{image}.bytes" if pa.types.is_struct(kind) else image,
-        path=f"{image}.path" if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 else None,
-        labels=labels,
-        names={field: classes[column] for field, column in labels.items() if column in classes},
-    )
+    return image
+
+
+def _labels(there: Sequence[str], described: list[str]) -> tuple[str, ...]:
+    return tuple(n for n in dict.fromkeys(["label", *described]) if n in there) or columns.usual(columns.LABEL, there)
+
+
+def _refuse_kinds(
+    key: str, names: Sequence[str], schema: pa.Schema, fits: Callable[[pa.DataType], bool], needed: str, file: str
+) -> None:
+    for name in names:
+        if not fits(schema.field(name).type):
+            raise UserError(
+                f"{file}: the column {name!r} is {schema.field(name).type}, and {needed} are needed; name another "
+                f"one with config.data.{key}"
+            )
 
 
 def _features(schema: pa.Schema) -> dict[str, dict]:
@@ -111,47 +112,82 @@ def _features(schema: pa.Schema) -> dict[str, dict]:
         return {}
 
 
-def _label_fields(schema: pa.Schema, classes: list[str]) -> dict[str, str]:
-    """{field: column}: 'label' for the column of that name or a lone class column, else 'label/<column>'."""
-    columns = [n for n in dict.fromkeys(["label", *classes]) if n in schema.names]
-    if len(columns) == 1:
-        return {"label": columns[0]}
-    return {n if n == "label" else f"label/{n}": n for n in columns}
-
-
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def class_names(columns: Columns, files: list[str]) -> dict[str, tuple[str, ...]]:
-    """Names by the schema, else by the values in the files of all splits, so that they agree."""
-    names = dict(columns.names)
-    for field, column in columns.labels.items():
-        if field not in names:
-            values = [leaf(pq.read_table(f, columns=[column]).column(0)).unique() for f in files]
-            seen = {v for part in values for v in part.to_pylist() if v is not None}
-            if all(isinstance(v, str) for v in seen):
-                names[field] = tuple(sorted(seen))
-            else:
-                names[field] = tuple(str(v) for v in range(int(max(seen)) + 1))
-    return names
+def _is_label(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return is_string(kind) or any(
+        of_kind(kind) for of_kind in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    )
 
 
-def row_groups(files: list[str], columns: Columns) -> tuple[list[Group], int]:
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return is_string(kind) or pa.types.is_binary(kind) or pa.types.is_null(kind)
+
+
+def is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def class_names(layout: Layout, paths: list[str]) -> dict[str, tuple[str, ...]]:
+    """Names by the schema, else by the values in the files of all splits, so that they agree.
+
+    A column without a single label is left out.
+    """
+    names = dict(layout.names)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for field, column in layout.labels.items():
+            if field not in names:
+                seen = set().union(*pool.map(lambda path, column=column: _values(path, column), paths))
+                names[field] = classes.names(seen, f"{paths[0]}, column {column!r}")
+    return {field: found for field, found in names.items() if found}
+
+
+def _values(path: str, column: str) -> set[int | str]:
+    """The labels that occur in a column."""
+    values = labels(leaf(at(path, lambda file: pq.read_table(file, columns=[column])).column(0)))
+    return set(pc.unique(pc.drop_null(values)).to_pylist())
+
+
+def labels(column: pa.Array) -> pa.Array:
+    """The labels as strings or int64: null where there is none, -2 for a number that is not whole.
+
+    Pandas writes whole numbers as floats where some are missing.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if is_string(column.type):
+        return column
+    if pa.types.is_floating(column.type):
+        column = pc.cast(column, pa.float64())
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+        column = pc.if_else(pc.equal(pc.floor(column), column), column, -2.0)
+    return pc.cast(column, pa.int64(), safe=False)
+
+
+def row_groups(paths: list[str], layout: Layout) -> tuple[list[Group], int]:
     """All row groups in order, and the bytes of their pictures."""
     groups, image_bytes = [], 0
-    for number, file in enumerate(files):
-        _schema(file)
-        metadata = pq.read_metadata(file)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        described = list(pool.map(_metadata, paths))
+    for number, (path, metadata) in enumerate(zip(paths, described)):
         leaves = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
-        if columns.image not in leaves:
-            raise UserError(f"{file} has no column {columns.image!r} as {files[0]} has; move it out")
+        there = set(metadata.schema.to_arrow_schema().names)
+        missing = {*layout.labels.values(), *layout.texts} - there
+        if layout.image not in leaves or missing:
+            raise UserError(
+                f"{path} has no column {min(missing, default=layout.image)!r} as {paths[0]} has; move it out"
+            )
         for g in range(metadata.num_row_groups):
             group = metadata.row_group(g)
             groups.append(Group(number, g, group.num_rows))
-            image_bytes += group.column(leaves[columns.image]).total_uncompressed_size
+            image_bytes += group.column(leaves[layout.image]).total_uncompressed_size
     return groups, image_bytes
 
 
