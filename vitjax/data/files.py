@@ -111,8 +111,12 @@ def read(path: str, start: int = 0, stop: int | None = None) -> bytes:
     return data
 
 
-def use(path: str, act: Callable[[BinaryIO], Any]) -> Any:
-    """What `act` makes of the open file, of which only those bytes are fetched that it reads.
+def use(path: str, act: Callable[[BinaryIO], Any], read_ahead: bool = False) -> Any:
+    """What `act` makes of the open file; where a store fails it is called again for the file opened anew.
+
+    Args:
+      read_ahead: of a remote file some megabytes are fetched at a time, for one who goes through it from the
+        beginning to the end; otherwise only those bytes that `act` reads.
 
     Raises:
       OSError: it cannot be read, or `act` fails on a remote file.
@@ -122,7 +126,7 @@ def use(path: str, act: Callable[[BinaryIO], Any]) -> Any:
             return act(file)
 
     def attempt(fs: Any) -> Any:
-        with fs.open(path, "rb", cache_type="none") as file:
+        with fs.open(path, "rb", cache_type="readahead" if read_ahead else "none") as file:
             return act(file)
 
     return _tried(attempt, path)

@@ -15,7 +15,8 @@ from vitjax.data.splits import check_path
 from vitjax.errors import UserError
 
 # Kinds that 'auto' tells apart by what lies at the path, the most certain first; none of them: a folder.
-AUTO = ("parquet", "array_record", "coco")
+# img2dataset lays tables without pictures beside its tar files.
+AUTO = ("webdataset", "parquet", "array_record", "coco")
 
 
 class Source(Protocol):
