@@ -103,7 +103,7 @@ def read(path: str, start: int = 0, stop: int | None = None) -> bytes:
     if is_remote(path):
         data = _tried(lambda fs: fs.cat_file(path, start=start, end=stop), path)
     else:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:  # a buffer costs more than the few calls that it saves
             file.seek(start)
             data = file.read(-1 if stop is None else stop - start)
     if stop is not None and len(data) < stop - start:

@@ -82,9 +82,20 @@ def _collect(file: BinaryIO, samples: dict[str, list[int]], passed: Counter) -> 
                     row[2 * kind : 2 * kind + 2] = member.offset_data // BLOCK_BYTES, member.size
             file.seek(tar.offset)
             rest = file.read(BLOCK_BYTES)
+        fault = f"there is no header at byte {tar.offset:,}" if rest.strip(b"\0") else ""
     except _DAMAGE as error:
-        return str(error) or type(error).__name__
-    return "" if not rest.strip(b"\0") else f"there is no header at byte {tar.offset:,}"
+        fault = str(error) or type(error).__name__
+    if fault:
+        _drop_half(samples)
+    return fault
+
+
+def _drop_half(samples: dict[str, list[int]]) -> None:
+    """Takes out the last sample where it lacks what the one before it has: that was lost with the rest of the file."""
+    if len(samples) > 1:
+        before, last = list(samples)[-2:]
+        if any(samples[before][2 * kind] and not samples[last][2 * kind] for kind in range(4)):
+            del samples[last]
 
 
 def _place(member: tarfile.TarInfo, passed: Counter) -> tuple[str, int | None]:

@@ -53,7 +53,11 @@ def holds(path: str) -> bool:
     found = [file for shards in shard_files(_pattern(path), (".tar",)).values() for file in shards]
     if not found or is_pattern(path) or not files.is_folder(path):
         return bool(found)
-    untarred = [folder for folder in split_folders(path).values() if not any(f.startswith(folder) for f in found)]
+    untarred = [
+        folder
+        for folder in split_folders(path).values()
+        if not any(file.startswith(files.join(folder, "")) for file in found)
+    ]
     beside = [path, *(entry.path for entry in files.scan(path)[1])]
     return not untarred and not any(_has_pictures(folder) for folder in beside)
 
