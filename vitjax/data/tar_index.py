@@ -91,7 +91,7 @@ def open_index(paths: list[str], columns: tuple[str, ...], cache_dir: str) -> Ta
 def _scanned(paths: list[str], columns: tuple[str, ...]) -> list[Scan]:
     try:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            scans = list(pool.map(partial(files.using, act=partial(scan, columns=columns)), paths))
+            scans = list(pool.map(partial(files.use, act=partial(scan, columns=columns), read_ahead=True), paths))
     except OSError as error:
         raise UserError(f"a file of config.data.path cannot be read: {error}; allow it, or move it out") from error
     passed: Counter = Counter()
