@@ -16,7 +16,7 @@ from vitjax.errors import UserError
 
 # Kinds that 'auto' tells apart by what lies at the path, the most certain first; none of them: a folder.
 # img2dataset lays tables without pictures beside its tar files.
-AUTO = ("webdataset", "parquet", "array_record", "coco")
+AUTO = ("webdataset", "parquet", "array_record", "coco", "masks", "table", "idx")
 
 
 class Source(Protocol):
