@@ -15,6 +15,7 @@ def get_config(arg=""):
     c.batch_size = 4096
     c.total_epochs = 800.0
 
+    c.data.tfds = "imagenet2012"  # where no path is given
     c.data.size_px = 224
     c.data.crop = "host"  # one crop a picture: cut while decoding, so that half the bytes travel
 

@@ -15,6 +15,7 @@ def get_config(arg=""):
     c.batch_size = 1024
     c.total_epochs = 90.0
 
+    c.data.tfds = "imagenet2012"  # where no path is given
     c.data.size_px = 224
     c.data.crop = "host"
     c.data.resize = "bilinear"

@@ -78,7 +78,7 @@ def test_copies_of_other_sets_count(remote, tmp_path):
     ensure(remote, tmp_path, names="a")
     other = f"{remote}/other"
     fsspec.filesystem("memory").pipe(f"{other}/c", b"c" * 1000)
-    with pytest.raises(UserError, match=r"holds 1\.\d*e-06 GB of other sets, and this one needs 1e-06 GB"):
+    with pytest.raises(UserError, match=r"holds 1\.\d*e-06 GB of other copies, and this set needs 1e-06 GB"):
         local_copies.ensure([f"{other}/c"], str(tmp_path / "cache"), 1.5e-6)
 
 

@@ -19,7 +19,7 @@ COLUMNS = dict(fields=(), image_column="", label_columns=(), text_columns=())
 
 
 def data(path="", source="auto", builtin=""):
-    return SimpleNamespace(source=source, path=str(path), builtin=builtin, mix={}, **COLUMNS)
+    return SimpleNamespace(source=source, path=str(path), builtin=builtin, mix={}, tfds="", **COLUMNS)
 
 
 def test_auto_takes_pictures_for_a_folder_and_parquet_files_for_parquet(tmp_path):

@@ -81,6 +81,14 @@ def scan(folder: str) -> tuple[list[Entry], list[Entry]]:
     return files, [Entry(e.name, e.path, 0) for e in found if e.is_dir()]
 
 
+def folders(folder: str) -> list[tuple[str, str]]:
+    """(name, path) of the folders directly in `folder`, in the order of their names; no file is looked at."""
+    if is_remote(folder):
+        return [(entry.name, entry.path) for entry in scan(folder)[1]]
+    with os.scandir(folder) as entries:
+        return sorted((entry.name, entry.path) for entry in entries if entry.is_dir())
+
+
 def matching(pattern: str) -> list[str]:
     """The files that a pattern with * and [..] stands for.
 

@@ -110,8 +110,8 @@ def _refuse_full(copies: list[_Copy], missing: list[_Copy], root: Path, cache_gb
     needed, free = sum(copy.size for copy in copies), shutil.disk_usage(root).free
     if others + needed > cache_gb * 1e9:
         raise UserError(
-            f"config.data.cache_gb={cache_gb:g}: {root} holds {_gb(others)} of other sets, and this one needs "
-            f"{_gb(needed)}; remove the folders in it that no run reads any more, or raise it"
+            f"config.data.cache_gb={cache_gb:g}: {root} holds {_gb(others)} of other copies, and this set needs "
+            f"{_gb(needed)}; remove what no run reads any more, or raise it"
         )
     if sum(copy.size for copy in missing) > free:
         raise UserError(

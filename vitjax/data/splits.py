@@ -38,7 +38,7 @@ def split_folders(path: str) -> dict[str, str]:
       UserError: two folders are the same split.
     """
     found: dict[str, str] = {}
-    for name, folder in sorted(_folders(path)):
+    for name, folder in files.folders(path):
         if name.lower() not in SPLITS:
             continue
         split = canonical(name)
@@ -49,14 +49,6 @@ def split_folders(path: str) -> dict[str, str]:
             )
         found[split] = folder
     return found
-
-
-def _folders(path: str) -> list[tuple[str, str]]:
-    """(name, path) of the folders directly under `path`."""
-    if files.is_remote(path):
-        return [(entry.name, entry.path) for entry in files.scan(path)[1]]
-    with os.scandir(path) as entries:
-        return [(entry.name, entry.path) for entry in entries if entry.is_dir()]
 
 
 def choose_split(splits: Mapping[str, Any], split: str, path: str) -> Any:

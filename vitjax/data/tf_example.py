@@ -1,7 +1,9 @@
 """Records that others wrote as `tf.train.Example`, read without TensorFlow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from vitjax.data import captions
 from vitjax.data.decode import Undecodable
@@ -10,7 +12,7 @@ from vitjax.errors import UserError
 # The usual names, of which the first that a record has is taken.
 IMAGE = ("image/encoded", "image", "image_raw", "jpg", "png")
 LABEL = ("image/class/label", "label", "image/class/text", "class")
-TEXT = ("caption", "text", "image/caption", "image/captions", "captions")
+TEXT = ("caption", "text", "captions", "captions/text", "image/caption", "image/captions")
 _NAME = ("image/filename", "filename", "file_name")
 
 
@@ -19,7 +21,9 @@ class Columns(NamedTuple):
 
     image: str
     labels: Mapping[str, str]
-    text: tuple[str, ...]
+    text: tuple[str, ...] = ()
+    boxes: str = ""  # (y0, x0, y1, x1) in 0..1, one box after the other
+    box_label: str = ""
 
 
 def is_example(data: bytes) -> bool:
@@ -86,6 +90,8 @@ def decode(data: bytes, columns: Columns) -> dict[str, Any]:
         record[field] = _label(there.get(name))
     if columns.text:
         record["text"] = sum((captions.clean(there.get(name)) for name in columns.text), ())
+    if columns.boxes:
+        record |= _boxes(there.get(columns.boxes, ()), there.get(columns.box_label, ()))
     name = _first(there, _NAME)
     if name:
         record["name"] = " ".join(captions.clean(there[name]))
@@ -94,6 +100,14 @@ def decode(data: bytes, columns: Columns) -> dict[str, Any]:
 
 def _first(there: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return next((name for name in names if name in there), "")
+
+
+def _boxes(corners: Sequence[float], labels: Sequence[int]) -> dict[str, np.ndarray]:
+    try:
+        boxes, labels = np.array(corners, np.float32).reshape(-1, 4), np.array(labels, np.int32)
+    except (ValueError, OverflowError) as error:
+        raise Undecodable(f"boxes that are none: {error}") from error
+    return {"boxes": boxes, "box_label": labels}
 
 
 def _label(values: list | None) -> int | str | None:

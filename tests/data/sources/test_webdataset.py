@@ -37,7 +37,8 @@ def write(file, members, **how):
 @pytest.fixture
 def opened(tmp_path):
     def open_it(path, split="train", **settings):
-        defaults = dict(source="auto", fields=(), label_columns=(), text_columns=(), cache_dir=str(tmp_path / "cache"))
+        defaults = dict(source="auto", tfds="", fields=(), label_columns=(), text_columns=())
+        defaults |= dict(cache_dir=str(tmp_path / "cache"))
         return open_source(SimpleNamespace(path=str(path), **(defaults | settings)), split)
 
     return open_it

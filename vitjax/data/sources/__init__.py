@@ -16,7 +16,7 @@ from vitjax.errors import UserError
 
 # Kinds that 'auto' tells apart by what lies at the path, the most certain first; none of them: a folder.
 # img2dataset lays tables without pictures beside its tar files.
-AUTO = ("webdataset", "parquet", "array_record", "coco", "masks", "table", "idx")
+AUTO = ("tfds", "webdataset", "parquet", "array_record", "coco", "masks", "table", "idx")
 
 
 class Source(Protocol):
@@ -65,7 +65,7 @@ def open_source(data: Any, split: str) -> Source:
     """
     kind, path = data.source, os.path.expanduser(str(data.path))
     if kind == "auto":
-        kind = _kind(path) if path else _without_path(data)
+        kind = _kind(path, data.tfds) if path else _without_path(data)
     return names.find("data.sources", kind, "config.data.source").make(data, split)
 
 
@@ -75,16 +75,20 @@ def _without_path(data: Any) -> str:
         return "mix"
     if data.builtin:
         return "builtin"
+    if data.tfds:
+        return "tfds"
     raise UserError(
         "config.data.path is empty: name your own pictures with --config.data.path=DIR (a folder of pictures, "
-        "or of parquet files), or draw some with --config.data.builtin=scenes"
+        "of parquet, tar or array_record files, or a list of them), or draw some with --config.data.builtin=scenes"
     )
 
 
-def _kind(path: str) -> str:
-    """The kind of source that lies at the path."""
+def _kind(path: str, tfds: str) -> str:
+    """The kind of source that lies at the path, where the config may mean the set `tfds` below it."""
     if not is_pattern(path):
         check_path(path)
+    if tfds and importlib.import_module("vitjax.data.sources.tfds").find(path, tfds):
+        return "tfds"
     for kind in AUTO:
         if importlib.import_module(f"vitjax.data.sources.{kind}").holds(path):
             return kind

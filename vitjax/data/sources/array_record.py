@@ -126,8 +126,8 @@ class ArrayRecordSource:
     def name(self, index: int) -> str:
         """The file, the number in it, and the record's own name where there is one."""
         shard = bisect.bisect_right(self._ends, index)
-        number = index - self._ends[shard] + self._shards[shard].take
-        where = f"{os.path.basename(self._shards[shard].filename)}:{number}"
+        _, skip, take, _ = self._shards[shard]
+        where = f"{os.path.basename(self._shards[shard].filename)}:{index - self._ends[shard] + take + skip}"
         try:
             own = self._decode(_bytes(self._records, index)).get("name")
         except Undecodable:
