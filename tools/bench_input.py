@@ -3,9 +3,9 @@
     python tools/bench_input.py --path=pictures/train
     python tools/bench_input.py --path=pictures/train --batches=40 --rounds=9 --workers=4
 
-The pictures are those of a folder (JPEG files). The same bytes are written to a temporary folder ($TMPDIR) in the
-form of each other source, and, as 'prepared', at a short side of 256 px with quality 90 and 4:2:0. What is
-compared is, from the same files in the same run:
+The pictures are those of a folder (JPEG files). The same bytes are written to a temporary folder ($TMPDIR) as
+parquet, tar and array_record, and a list that names the files; 'prepared' are those at a short side of 256 px with
+quality 90 and 4:2:0. What is compared is, from the same files in the same run:
 
   one thread  decoding and one random crop, nothing else;
   one view    batches of random crops, `data.crop='host'`;
@@ -119,7 +119,7 @@ def two_views(paths: Mapping[str, Path], values: Any, opened: contextlib.ExitSta
         "PyTorch, Pillow": _torch().loader(paths["folder"], values, AREA, ASPECT, views=2),
         **{
             f"vitjax, {name}": opened.enter_context(loader(paths[name], values, crop="device", workers=0))
-            for name in ("folder", "prepared")
+            for name in ("folder", "prepared, array_record")
         },
     }
 

@@ -1,6 +1,6 @@
 """The pictures of a folder in the form of each source that there is."""
 
-import importlib.util
+import csv
 import io
 import tarfile
 from collections.abc import Callable
@@ -9,7 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
+from array_record.python.array_record_module import ArrayRecordWriter
 
+from vitjax.data import records
 from vitjax.data.decode import decode, resize
 from vitjax.errors import UserError
 
@@ -33,13 +35,14 @@ def read(folder: str | Path) -> list[bytes]:
 
 
 def write(folder: str | Path, out: Path) -> dict[str, Path]:
-    """{source: where it lies}; 'folder' is what was given, 'prepared' the smaller pictures."""
+    """{form: where it lies}; 'folder' is what was given, and 'prepared' are the smaller pictures."""
+    paths = {"folder": Path(folder).expanduser().resolve(), "table": _write_table(files(folder), out / "table")}
     pictures = read(folder)
-    paths = {"folder": Path(folder).expanduser().resolve()}
     for name, write_form in FORMS.items():
-        if importlib.util.find_spec(f"vitjax.data.sources.{name}"):
-            paths[name] = write_form(pictures, out / name)
-    paths["prepared"] = _write_parquet([prepared(data) for data in pictures], out / "prepared")
+        paths[name] = write_form(pictures, out / name)
+    small = [prepared(data) for data in pictures]
+    for name in ("array_record", "webdataset"):
+        paths[f"prepared, {name}"] = FORMS[name](small, out / f"prepared-{name}")
     return paths
 
 
@@ -52,6 +55,13 @@ def prepared(data: bytes) -> bytes:
         return data
     small = resize(picture, round(height * scale), round(width * scale))
     return simplejpeg.encode_jpeg(small, QUALITY, colorsubsampling="420")
+
+
+def _write_table(found: list[Path], out: Path) -> Path:
+    out.mkdir()
+    with open(out / "train.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["path"], *([path.resolve()] for path in found)])
+    return out
 
 
 def _write_parquet(pictures: list[bytes], out: Path) -> Path:
@@ -70,4 +80,17 @@ def _write_tar(pictures: list[bytes], out: Path) -> Path:
     return out
 
 
-FORMS: dict[str, Callable[[list[bytes], Path], Path]] = {"parquet": _write_parquet, "webdataset": _write_tar}
+def _write_array_record(pictures: list[bytes], out: Path) -> Path:
+    out.mkdir()
+    writer = ArrayRecordWriter(str(out / "train.array_record"), "group_size:1,uncompressed")
+    for data in pictures:
+        writer.write(records.encode({"image": data}))
+    writer.close()
+    return out
+
+
+FORMS: dict[str, Callable[[list[bytes], Path], Path]] = {
+    "parquet": _write_parquet,
+    "webdataset": _write_tar,
+    "array_record": _write_array_record,
+}

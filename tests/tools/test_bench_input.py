@@ -34,7 +34,8 @@ def test_each_source_and_decoder_has_its_line_beside_pytorch(folder, capsys):
         "two views",
         "PyTorch, Pillow",
         "vitjax, parquet",
-        "vitjax, prepared",
+        "vitjax, table",
+        "vitjax, prepared, array_record",
         "1 processes",
     ):
         assert line in printed, printed
@@ -49,8 +50,9 @@ def test_all_forms_hold_the_same_pictures(folder, tmp_path):
             batch = next(batches)
         assert sorted(batch["index"]) == list(range(6))
         seen[name] = batch["image"][np.argsort(batch["index"])]
-    same = [images for name, images in seen.items() if name != "prepared"]
-    assert len(same) > 1 and all(np.array_equal(images, same[0]) for images in same)
+    small = [seen.pop(name) for name in list(seen) if name.startswith("prepared")]
+    for same in (small, list(seen.values())):
+        assert len(same) > 1 and all(np.array_equal(images, same[0]) for images in same)
 
 
 def test_a_prepared_picture_is_smaller_and_a_small_one_stays(folder):
