@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vitjax.data import captions, columns, files
+from vitjax.data.arrow_text import is_string
 from vitjax.data.decode import Undecodable
 from vitjax.data.shards import shard_files, shards_of
-from vitjax.data.sources.parquet_layout import at, class_names, is_string, labels, layout_of, leaf, row_groups
+from vitjax.data.sources.parquet_layout import at, class_names, labels, layout_of, leaf, row_groups, texts
 from vitjax.errors import UserError
 
 SUFFIXES = (".parquet",)
@@ -118,7 +119,7 @@ class ParquetSource:
         if column is None:
             return where
         table = at(file, lambda opened: pq.ParquetFile(opened).read_row_group(group.number, columns=[column]))
-        own = leaf(table.column(0))[row].as_py()
+        own = os.fsdecode(leaf(table.column(0)).cast(pa.binary())[row].as_py() or b"")
         return f"{where} ({own})" if own else where
 
     def __repr__(self) -> str:
@@ -173,8 +174,8 @@ class ParquetSource:
         except pa.ArrowException as error:
             raise Undecodable(f"the row group {group.number} is damaged: {error}") from error
         numbers = {field: self._numbers(field, leaf(table.column(name))) for field, name in layout.labels.items()}
-        texts = [leaf(table.column(name)) for name in layout.texts]
-        return Rows(leaf(table.column(layout.image.split(".")[0])), numbers, texts)
+        pictures = leaf(table.column(layout.image.split(".")[0]))
+        return Rows(pictures, numbers, [texts(leaf(table.column(name))) for name in layout.texts])
 
     def _numbers(self, field: str, column: pa.Array) -> np.ndarray:
         """The labels of a column, -1 where there is none or no such class."""

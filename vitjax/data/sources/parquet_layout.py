@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vitjax.data import classes, columns, files
+from vitjax.data.arrow_text import BYTES, as_bytes, is_string
 from vitjax.data.columns import Wanted
 from vitjax.errors import UserError
 
@@ -131,10 +132,6 @@ def _is_text(kind: pa.DataType) -> bool:
     return is_string(kind) or pa.types.is_binary(kind) or pa.types.is_null(kind)
 
 
-def is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
 def class_names(layout: Layout, paths: list[str]) -> dict[str, tuple[str, ...]]:
     """Names by the schema, else by the values in the files of all splits, so that they agree.
 
@@ -158,17 +155,26 @@ def _values(path: str, column: str) -> set[int | str]:
 def labels(column: pa.Array) -> pa.Array:
     """The labels as strings or int64: null where there is none, -2 for a number that is not whole.
 
-    Pandas writes whole numbers as floats where some are missing.
+    Pandas writes whole numbers as floats where some are missing. In strings what is invalid is replaced.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if is_string(column.type):
-        return column
+        encoded = column.cast(BYTES).dictionary_encode()
+        names = [name.decode("utf-8", "replace") for name in encoded.dictionary.to_pylist()]
+        return pa.array(names, pa.large_string()).take(encoded.indices)
     if pa.types.is_floating(column.type):
         column = pc.cast(column, pa.float64())
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
         column = pc.if_else(pc.equal(pc.floor(column), column), column, -2.0)
     return pc.cast(column, pa.int64(), safe=False)
+
+
+def texts(column: pa.Array) -> pa.Array:
+    """The captions as bytes, or lists of them."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(as_bytes(column.type))
 
 
 def row_groups(paths: list[str], layout: Layout) -> tuple[list[Group], int]:

@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from vitjax.data import captions, classes, columns, files
+from vitjax.data.arrow_text import BYTES, as_bytes, is_string
 from vitjax.data.decode import Undecodable
 from vitjax.data.shards import is_pattern, shards_of
 from vitjax.data.sources import folder
@@ -22,7 +23,6 @@ IMAGES = (
     "image", "image_path", "path", "filepath", "file_path", "file", "filename", "file_name", "url", "image_url",
 )  # fmt: skip
 BLOCK_BYTES = 64 << 20  # read at once; no row may be longer
-_BYTES = pa.large_binary()  # what text becomes here: what calls itself UTF-8 may not be
 _WHOLE = r"^[+-]?[0-9]{1,15}$"
 _LABELS = (
     pa.types.is_large_binary, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null,
@@ -77,7 +77,7 @@ class TableSource:
         for file, table in zip(self._lists, mine):
             _check_kinds(file, table, wanted)
         self._images = pa.concat_arrays(
-            [_joined(table, table.column_names[0]).cast(_BYTES) for table in mine]
+            [_joined(table, table.column_names[0]).cast(BYTES) for table in mine]
         )
         labels = {file: _labels_in(table, wanted) for file, table in zip(self._lists, mine)}
         others = [file for file in all_lists if file not in labels]
@@ -143,11 +143,7 @@ def _picture(file: str, said: bytes | None) -> bytes:
     if not said:
         raise Undecodable("the row names no picture")
     path = os.fsdecode(said)
-    if not files.is_remote(path):
-        path = os.path.join(os.path.dirname(file), path)
-        if not os.path.isfile(path):  # a pipe would be waited for without end
-            raise FileNotFoundError(f"{path} is not there")
-    return files.read(path)
+    return files.read_named(path if files.is_remote(path) else os.path.join(os.path.dirname(file), path))
 
 
 def _columns(names: list[str], wanted: columns.Wanted, file: str) -> list[str]:
@@ -186,7 +182,7 @@ def _check_kinds(file: str, table: pa.Table, wanted: columns.Wanted) -> None:
     image, texts = table.column_names[0], columns.texts(wanted.texts, table.column_names, file)
     for name in (image, *texts):
         kind = table.schema.field(name).type
-        allowed = (_BYTES, pa.null()) if name == image else (_BYTES, pa.null(), pa.large_list(_BYTES))
+        allowed = (BYTES, pa.null()) if name == image else (BYTES, pa.null(), pa.large_list(BYTES))
         if kind not in allowed:
             said = "paths and URLs" if name == image else "captions"
             raise UserError(f"{file}: the column {name!r} is {kind}; {said} are texts")
@@ -200,7 +196,7 @@ def _read(file: str, choose: Callable[[list[str]], list[str]]) -> pa.Table:
     """
     try:
         table = _read_json(file, choose) if file.lower().endswith(".jsonl") else _read_separated(file, choose)
-        kinds = [_as_bytes(kind) for kind in table.schema.types]
+        kinds = [as_bytes(kind) for kind in table.schema.types]
         return table.cast(pa.schema(list(zip(table.column_names, kinds))))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} cannot be read as a list ({error}); mend it, or move it out") from error
@@ -235,7 +231,7 @@ def _read_separated(file: str, choose: Callable[[list[str]], list[str]]) -> pa.T
         names = choose(reader.schema.names)
     left_out.clear()  # they come again
     convert = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, _BYTES),
+        column_types=dict.fromkeys(names, BYTES),
         include_columns=names,
         null_values=[""],
         strings_can_be_null=True,
@@ -251,20 +247,9 @@ def _read_separated(file: str, choose: Callable[[list[str]], list[str]]) -> pa.T
     return table
 
 
-def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    """The kind of a column with bytes in place of texts."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.large_list(_as_bytes(kind.value_type)) if _is_string(kind.value_type) else kind
-    return _BYTES if _is_string(kind) else kind
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
 def _numbers(values: pa.Array, names: tuple[str, ...]) -> np.ndarray:
     """The class of each row; -1 for null, and for what is not among the classes."""
-    if _is_string(values.type):
+    if is_string(values.type):
         values = pc.index_in(values, pa.array(names, values.type))
     numbers = pc.fill_null(values, -1).to_numpy(zero_copy_only=False)
     return np.where((numbers >= 0) & (numbers < len(names)), numbers, -1).astype(np.int32)
