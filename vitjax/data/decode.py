@@ -24,9 +24,9 @@ except ImportError:  # OpenCV decodes JPEG as well, but does not say what was da
 
 cv2.setNumThreads(0)  # the pipeline has its own threads, one picture each
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # on damaged EXIF, at each picture
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
+Image.MAX_IMAGE_PIXELS = None  # `max_pixels` decides, also where it is more than Pillow's own limit
 
-MAX_PIXELS = 178_956_970  # where Pillow refuses as well: half a gigabyte as RGB
+MAX_PIXELS = 178_956_970  # where Pillow by itself refuses: half a gigabyte as RGB
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # each further parser is a further way in for an attacker
 _ORIENTATION, _UPRIGHT = 0x0112, 1  # the EXIF tag, and its value where nothing is to be done
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # OpenCV's code by orientation; 5 to 8 are transposed first
