@@ -124,6 +124,16 @@ def test_a_field_that_cannot_be_used_makes_a_bad_record(field, wrong):
     assert all(batch["valid"].all() and 7 not in batch["index"] for batch in batches)
 
 
+def test_boxes_are_cut_to_the_picture_and_those_without_a_part_or_a_class_left_out(caplog):
+    boxes = np.array([[-1, 0.5, 0.5, 2], [0.5, 0.5, 0.5, 1], [0, 1.5, 1, 2], [0, 0, 1, 1], [0, 0, 1, 1]])
+    labels = np.array([3, 0, 0, 4, -1])
+    batch = evaluated(Seen(boxes=lambda i: boxes, box_label=lambda i: labels))
+    assert (batch["box_valid"].sum(1) == 1).all() and (batch["box_label"][:, 0] == 3).all()
+    assert (batch["boxes"][:, 0] == [0, 0.5, 0.5, 1]).all()
+    (said,) = caplog.messages
+    assert "boxes that are empty, outside of their picture or of no class, which are left out" in said
+
+
 def test_boxes_and_masks_are_refused_where_the_host_crops():
     with pytest.raises(UserError, match=r"fields=\('boxes', 'mask'\) with config.data.crop='host'.*'device'"):
         train(Seen(), crop="host")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 from vitjax.data import tokenize
 from vitjax.data.decode import MAX_PIXELS, Undecodable, decode, decode_mask, fit, random_crop
@@ -89,7 +89,7 @@ class Reader:
         self.spec = record_spec(source, fields, framing.edge_px, form)
         self.numbers = tuple(name for name in fields if name not in FIELDS and not self.spec[name][0])
         self.padded = tuple(name for name in fields if name not in self.numbers)
-        self._has_cut = False
+        self._told: set[str] = set()
 
     def __call__(self, index: int, position: int | None = None) -> dict[str, Any]:
         """Record `index` at this position of a training order; None stands for no drawing.
@@ -150,15 +150,21 @@ class Reader:
             raise Undecodable(f"boxes of shape {boxes.shape} and their labels of shape {labels.shape} do not fit")
         if not np.isfinite(boxes).all():
             raise Undecodable("a box is not made of finite numbers")
-        count = self._form.max_boxes
-        if len(boxes) > count and not self._has_cut:
-            self._has_cut = True
-            _log.warning(
-                "%s has %d boxes: the first config.data.max_boxes=%d are kept, of this and of others like it",
-                self.source.name(index), len(boxes), count,
-            )  # fmt: skip
+        boxes, count = boxes.clip(0, 1), self._form.max_boxes
+        kept = _usable(boxes, labels, self.source.class_names.get("box_label"))
+        boxes, labels = boxes[kept], labels[kept]
+        if not kept.all():
+            self._tell(index, "boxes that are empty, outside of their picture or of no class, which are left out")
+        if len(boxes) > count:
+            self._tell(index, f"more boxes than config.data.max_boxes={count}, of which the first are kept")
         boxes, labels = boxes[:count], labels[:count]
         return {"boxes": boxes, "box_label": labels, "box_valid": np.ones(len(boxes), bool)}
+
+    def _tell(self, index: int, what: str) -> None:
+        """Warns, once, of what this picture has."""
+        if what not in self._told:
+            self._told.add(what)
+            _log.warning("%s, and maybe others, has %s", self.source.name(index), what)
 
     def _mask(self, mask: Any, whole: tuple[int, int], framed: tuple[int, int]) -> dict[str, Any]:
         if mask is None:  # this picture has none
@@ -178,6 +184,14 @@ class Reader:
                 f"and {shape} in the first record; a source must pad it to one shape"
             )
         return value
+
+
+def _usable(
+    boxes: Float32[np.ndarray, "M 4"], labels: Int32[np.ndarray, " M"], classes: Sequence[str] | None
+) -> Bool[np.ndarray, " M"]:
+    """Which boxes, cut to the picture, are more than a line and of one of the classes."""
+    known = (labels >= 0) & (labels < len(classes)) if classes else labels >= 0
+    return (boxes[:, 2:] > boxes[:, :2]).all(1) & known
 
 
 def refuse_uncropped(fields: tuple[str, ...], crop: str) -> None:
