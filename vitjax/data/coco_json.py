@@ -51,7 +51,7 @@ def read(path: str) -> Annotations:
     """
     reduced = _Reduced()
     try:
-        whole = json.loads(files.read(path), object_hook=reduced)
+        whole = json.loads(files.read_named(path), object_hook=reduced)
         images = [image for image in whole["images"] if isinstance(image, _Image)]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}); allow it, or give another path") from error

@@ -119,6 +119,17 @@ def read(path: str, start: int = 0, stop: int | None = None) -> bytes:
     return data
 
 
+def read_named(path: str) -> bytes:
+    """The bytes of a file that somebody's list names. A pipe, which would be waited for without end, is none.
+
+    Raises:
+      OSError: it cannot be read, or is not there.
+    """
+    if not is_remote(path) and not os.path.isfile(path):
+        raise FileNotFoundError(f"{path} is not there, or is no file")
+    return read(path)
+
+
 def use(path: str, act: Callable[[BinaryIO], Any], read_ahead: bool = False) -> Any:
     """What `act` makes of the open file; where a store fails it is called again for the file opened anew.
 

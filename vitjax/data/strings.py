@@ -1,6 +1,5 @@
 """Millions of short strings in memory: names of files, captions."""
 
-import os
 from array import array
 from collections.abc import Iterable
 
@@ -8,7 +7,7 @@ from collections.abc import Iterable
 class Strings:
     """A list of str that only grows, at some 8 bytes each and those of its text: one string of bytes, and ends.
 
-    Names of files that are no UTF-8 come back as they were (`os.fsencode`).
+    Each comes back as it was, also halves of surrogate pairs, which names of files that are no UTF-8 have in Python.
     """
 
     def __init__(self, values: Iterable[str] = ()):
@@ -18,11 +17,11 @@ class Strings:
             self.append(value)
 
     def append(self, value: str) -> None:
-        self._bytes += os.fsencode(value)
+        self._bytes += value.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._bytes))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> str:
-        return os.fsdecode(bytes(self._bytes[self._ends[index] : self._ends[index + 1]]))
+        return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogatepass")

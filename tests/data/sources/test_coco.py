@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pickle
 
 import fsspec
@@ -85,6 +86,16 @@ def test_an_absent_picture_and_one_without_a_size_are_bad_records(tmp_path):
         source[1]
     with pytest.raises(Undecodable, match="no width and height"):
         source[2]
+
+
+def test_a_pipe_or_half_a_character_in_place_of_a_picture_is_a_bad_record(tmp_path):
+    images = [image(1), image(2, "absent pipe.png"), image(3, "absent \ud800.png")]
+    path = describe(tmp_path, "instances_train", images)
+    os.mkfifo(tmp_path / "images" / "absent pipe.png")
+    source = CocoSource(path, "train")
+    for index in (1, 2):
+        with pytest.raises(OSError, match="not there"):
+            source[index]
 
 
 def test_captions_find_their_pictures_by_name(tmp_path):

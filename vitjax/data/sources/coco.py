@@ -94,7 +94,7 @@ class CocoSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        record: dict[str, Any] = {"image": files.read(files.join(self._folder, self._names[index]))}
+        record: dict[str, Any] = {"image": files.read_named(files.join(self._folder, self._names[index]))}
         if self._texts is not None:
             mine = self._text_order[self._text_starts[index] : self._text_starts[index + 1]]
             record["text"] = tuple(self._texts[i] for i in mine)
