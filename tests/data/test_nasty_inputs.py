@@ -1,5 +1,6 @@
 """What pictures in the wild bring along: each has its rule, nothing hangs, and nothing is written."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -19,6 +20,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 from vitjax.config import base_config
 from vitjax.data import captions, pipeline, records, sources
 from vitjax.data.bad_records import BadRecords, listed
+from vitjax.data.examples import BAD
+from vitjax.errors import UserError
 
 
 def encoded(height, width, kind="PNG"):
@@ -194,12 +197,15 @@ WRITERS = [
 ]  # fmt: skip
 
 
+def described(root, write, **changes):
+    """The settings of what was written; 'auto' would take the folder of pictures beside a list."""
+    return settings(root, source="table" if write is write_table else "auto", **changes)
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_every_source_has_captions_that_are_no_utf8_empty_or_endless(tmp_path, write):
     write(tmp_path, [PNG] * 4, [b"a cat", b"caf\xe9", b"", b"x" * 1_000_000])
-    data = settings(tmp_path, fields=("text",))
-    if write is write_table:
-        data.source = "table"  # 'auto' would take the folder of pictures
+    data = described(tmp_path, write, fields=("text",))
     source = sources.open_source(data, "train")
     first, invalid, empty, endless = (source[i]["text"] for i in range(4))
     assert first == ("a cat",) and empty == () and endless == ("x" * captions.MAX_CHARACTERS,)
@@ -210,8 +216,33 @@ def test_every_source_has_captions_that_are_no_utf8_empty_or_endless(tmp_path, w
 @pytest.mark.parametrize("write", WRITERS)
 def test_every_source_leaves_out_a_picture_that_is_none(tmp_path, write):
     write(tmp_path, [PNG, PNG[:40], b"<html>", b"", PNG], [b"a"] * 5)
-    data = settings(tmp_path)
-    if write is write_table:
-        data.source = "table"
+    data = described(tmp_path, write)
     batch = evaluated(data, sources.open_source(data, "train"))
     assert batch["valid"].tolist() == [True, False, False, False, True]
+
+
+# pyarrow decodes the rows that it leaves out, and says where that fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("write", WRITERS[1:])
+def test_a_damaged_container_is_an_error_that_names_it_or_has_bad_records(tmp_path, write):
+    write(tmp_path, [encoded(3, 4)] * 6, [b"a cat"] * 6)
+    data = described(tmp_path, write, fields=("text",))
+    (file,) = [path for path in tmp_path.rglob("*.*") if path.suffix != ".png"]
+    whole, rng, sound = file.read_bytes(), np.random.default_rng(0), 0
+    # The end of a parquet file describes it, and pyarrow ends the process on some descriptions.
+    stop = whole.rindex(b"PAR1") - int.from_bytes(whole[-8:-4], "little") - 4 if write is write_parquet else len(whole)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in rng.integers(stop, size=3):
+            damaged[place] = rng.integers(256)
+        file.write_bytes(damaged)
+        try:
+            source = sources.open_source(data, "train")
+        except UserError as error:
+            assert str(tmp_path) in str(error)
+            continue
+        for index in range(len(source)):
+            with contextlib.suppress(*BAD):
+                source[index]
+                sound += 1
+    assert sound > 0

@@ -217,6 +217,36 @@ def test_a_broken_file_is_named(tmp_path):
         ParquetSource(str(tmp_path), "train")
 
 
+def damage(file, group, column):
+    """Overwrites where the pages of a column begin."""
+    found = pq.read_metadata(file).row_group(group).column(column)
+    whole = bytearray(file.read_bytes())
+    at = found.dictionary_page_offset or found.data_page_offset
+    whole[at : at + 8] = b"\xff" * 8
+    file.write_bytes(whole)
+
+
+def test_damaged_pages_of_pictures_are_bad_records_and_those_of_labels_an_error(tmp_path):
+    file = tmp_path / "0.parquet"
+    write(file, range(6), label=[0, 1] * 3)
+    damage(file, 1, 0)
+    source = ParquetSource(str(tmp_path), "train")
+    assert [source[i]["label"] for i in range(3)] == [0, 1, 0]
+    with pytest.raises((Undecodable, OSError)):
+        source[4]
+    damage(file, 1, 2)
+    with pytest.raises(UserError, match="0.parquet: the column 'label' cannot be read"):
+        ParquetSource(str(tmp_path), "train")
+
+
+def test_a_row_group_that_is_shorter_than_it_says_is_a_bad_record(tmp_path, monkeypatch):
+    write(tmp_path / "0.parquet", range(6))
+    source, read = ParquetSource(str(tmp_path), "train"), pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *args, **how: read(*args, **how)[:2])
+    with pytest.raises(Undecodable, match="the row group 1 has 2 of 3 rows"):
+        source[4]
+
+
 def test_no_files_and_no_rows_are_errors(tmp_path):
     with pytest.raises(UserError, match="no .parquet files"):
         ParquetSource(str(tmp_path), "train")

@@ -171,8 +171,10 @@ class ParquetSource:
 
         try:
             table = at(self._files[group.file], read)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, ValueError) as error:
             raise Undecodable(f"the row group {group.number} is damaged: {error}") from error
+        if table.num_rows != group.rows:
+            raise Undecodable(f"the row group {group.number} has {table.num_rows} of {group.rows} rows")
         numbers = {field: self._numbers(field, leaf(table.column(name))) for field, name in layout.labels.items()}
         pictures = leaf(table.column(layout.image.split(".")[0]))
         return Rows(pictures, numbers, [texts(leaf(table.column(name))) for name in layout.texts])

@@ -147,8 +147,15 @@ def class_names(layout: Layout, paths: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _values(path: str, column: str) -> set[int | str]:
-    """The labels that occur in a column."""
-    values = labels(leaf(at(path, lambda file: pq.read_table(file, columns=[column])).column(0)))
+    """The labels that occur in a column.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        values = labels(leaf(at(path, lambda file: pq.read_table(file, columns=[column])).column(0)))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: the column {column!r} cannot be read ({error}); replace it or move it out") from error
     return set(pc.unique(pc.drop_null(values)).to_pylist())
 
 

@@ -198,7 +198,9 @@ def _read(file: str, choose: Callable[[list[str]], list[str]]) -> pa.Table:
         table = _read_json(file, choose) if file.lower().endswith(".jsonl") else _read_separated(file, choose)
         kinds = [as_bytes(kind) for kind in table.schema.types]
         return table.cast(pa.schema(list(zip(table.column_names, kinds))))
-    except (pa.ArrowException, OSError) as error:
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # a column's name may be no UTF-8
         raise UserError(f"{file} cannot be read as a list ({error}); mend it, or move it out") from error
 
 
