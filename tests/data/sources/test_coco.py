@@ -153,7 +153,9 @@ def test_two_files_of_one_split_are_refused(tmp_path):
         CocoSource(describe(tmp_path, "instances_train2017", [image(1)]), "train")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"images": 3}', "[" * 100_000, "\xff\xfe"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "{}", '{"images": 3}', "[" * 100_000, "\xff\xfe", '{"images": [], "a": "caf\xe9"}']
+)
 def test_what_is_no_annotation_file_is_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match="a.json is not an annotation file of COCO's form"):

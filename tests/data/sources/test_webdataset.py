@@ -13,6 +13,7 @@ import pytest
 
 from vitjax.data import captions, files
 from vitjax.data.sources import open_source
+from vitjax.data.tar_scan import MAX_JSON_BYTES
 from vitjax.errors import UserError
 
 
@@ -88,14 +89,15 @@ def test_captions_of_columns_are_those_of_each_column_in_turn(tmp_path, opened):
 
 
 def test_damaged_json_is_a_sample_without_columns(tmp_path, opened):
-    damaged = [b"{", b"[" * 100_000, b"[1]", b'{"caption": "\xff"}']
+    endless = b'{"caption": "' + b"x" * MAX_JSON_BYTES + b'"}'
+    damaged = [b"{", b"[" * 100_000, b"[1]", endless, b'{"caption": "\xff"}']
     members = {"0.jpg": b"P", "0.json": {"caption": "c", "class": "k"}}
     for i, data in enumerate(damaged, 1):
         members |= {f"{i}.jpg": b"P", f"{i}.json": data}
     write(tmp_path / "x.tar", members)
     found = records(opened(tmp_path, fields=("text",), label_columns=("class",)))
-    assert [record["text"] for record in found] == [("c",), (), (), (), ("�",)]
-    assert [record["label"] for record in found] == [0, -1, -1, -1, -1]
+    assert [record["text"] for record in found] == [("c",), (), (), (), (), ("�",)]
+    assert [record["label"] for record in found] == [0, -1, -1, -1, -1, -1]
 
 
 def test_cls_files_are_labels(tmp_path, opened):
