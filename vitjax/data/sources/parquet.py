@@ -23,7 +23,16 @@ from vitjax.data import captions, columns, files
 from vitjax.data.arrow_text import is_string
 from vitjax.data.decode import Undecodable
 from vitjax.data.shards import shard_files, shards_of
-from vitjax.data.sources.parquet_layout import at, class_names, labels, layout_of, leaf, row_groups, texts
+from vitjax.data.sources.parquet_layout import (
+    DAMAGE,
+    at,
+    class_names,
+    labels,
+    layout_of,
+    leaf,
+    row_groups,
+    texts,
+)
 from vitjax.errors import UserError
 
 SUFFIXES = (".parquet",)
@@ -118,8 +127,11 @@ class ParquetSource:
         where = f"{files.below(os.path.dirname(self._files[0]), file)}:{file_row}"
         if column is None:
             return where
-        table = at(file, lambda opened: pq.ParquetFile(opened).read_row_group(group.number, columns=[column]))
-        own = os.fsdecode(leaf(table.column(0)).cast(pa.binary())[row].as_py() or b"")
+        try:
+            table = at(file, lambda opened: pq.ParquetFile(opened).read_row_group(group.number, columns=[column]))
+            own = os.fsdecode(leaf(table.column(0)).cast(pa.binary())[row].as_py() or b"")
+        except DAMAGE:
+            return where
         return f"{where} ({own})" if own else where
 
     def __repr__(self) -> str:
@@ -171,8 +183,8 @@ class ParquetSource:
 
         try:
             table = at(self._files[group.file], read)
-        except (pa.ArrowException, ValueError) as error:
-            raise Undecodable(f"the row group {group.number} is damaged: {error}") from error
+        except DAMAGE as error:
+            raise Undecodable(f"the row group {group.number} cannot be read: {error}") from error
         if table.num_rows != group.rows:
             raise Undecodable(f"the row group {group.number} has {table.num_rows} of {group.rows} rows")
         numbers = {field: self._numbers(field, leaf(table.column(name))) for field, name in layout.labels.items()}

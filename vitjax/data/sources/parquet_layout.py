@@ -14,6 +14,8 @@ from vitjax.data.arrow_text import BYTES, as_bytes, is_string
 from vitjax.data.columns import Wanted
 from vitjax.errors import UserError
 
+# What reading a damaged file ends in: names of columns may be no UTF-8, and there may be fewer rows than were said.
+DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
 _AT_ONCE = 16  # files whose ends are read
 
 
@@ -43,7 +45,7 @@ def at(file: str, act: Callable[[Any], Any]) -> Any:
 def _metadata(file: str) -> pq.FileMetaData:
     try:
         return at(file, pq.read_metadata)
-    except (pa.ArrowInvalid, OSError) as error:
+    except DAMAGE as error:
         raise UserError(f"{file} cannot be read as parquet ({error}); replace it or move it out") from error
 
 
@@ -154,7 +156,7 @@ def _values(path: str, column: str) -> set[int | str]:
     """
     try:
         values = labels(leaf(at(path, lambda file: pq.read_table(file, columns=[column])).column(0)))
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: the column {column!r} cannot be read ({error}); replace it or move it out") from error
     return set(pc.unique(pc.drop_null(values)).to_pylist())
 
