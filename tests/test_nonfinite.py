@@ -21,7 +21,7 @@ from vitjax.writers import read_rows
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mae_vitb.py"
 PICTURES, BATCH, STEPS = 40, 8, 12  # 5 batches an epoch
-SEED = 1  # the bad picture is in batches 2, 6, 10 and 15
+SEED = 455  # the bad picture is in batches 2, 6, 10 and 15
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,8 @@ def order(positions: Int[np.ndarray, " B"], count: int, seed: int) -> Int[np.nda
 
 @lru_cache(maxsize=32)
 def _shuffled(count: int, key: int) -> Int[np.ndarray, " count"]:
-    return np.random.Generator(np.random.Philox(key)).permutation(count)
+    """A permutation, by bits that numpy promises not to change; its `permutation` may become another."""
+    return np.argsort(np.random.Philox(key=[key, count]).random_raw(count), kind="stable")
 
 
 def batch_of(n: int, left_out: Iterable[int]) -> int:
