@@ -117,3 +117,12 @@ def test_a_set_of_nothing_but_bad_files_is_told_so(tmp_path):
 def test_a_path_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         check.main([str(tmp_path / "no")])
+
+
+def test_the_numbers_of_a_real_set_are_those_that_its_makers_give(picture_sets):
+    facts = check.check(check.settings(str(picture_sets / "bccd")), "test")
+    found = facts["splits"]["test"]
+    assert found["records"] == 72 and found["bad"] == 0 and found["long_side_px"]["max"] == 640
+    assert found["boxes"]["classes"] == {"RBC": 805, "WBC": 71, "Platelets": 69}
+    assert found["boxes"]["sizes"] == {"small": 7, "medium": 295, "large": 643}
+    assert found["boxes"]["a_picture"]["max"] == 24

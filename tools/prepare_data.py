@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from vitjax import check, cli
 from vitjax.counting import Counting
 from vitjax.data import cache, contents, duplicates, records
-from vitjax.data.decode import Undecodable, decode, decode_mask, resize
-from vitjax.data.examples import BAD
+from vitjax.data.decode import decode, resize
+from vitjax.data.examples import BAD, whole_mask
 from vitjax.data.pipeline import labels
 from vitjax.data.sources import Source
 from vitjax.errors import RunError, UserError
@@ -52,6 +52,11 @@ class Shard(NamedTuple):
     file: Path
     start: int
     stop: int
+
+    @property
+    def waiting(self) -> Path:
+        """The finished file, until all are: half a set must not be taken for one."""
+        return self.file.with_name(f".{self.file.name}.done")
 
     @property
     def facts(self) -> Path:
@@ -121,7 +126,7 @@ def prepare(
     shards = [
         shard for split, source in sources.items() for shard in _shards(out, split, len(source), settings)
     ]
-    left = [shard for shard in shards if not shard.file.exists()]
+    left = [shard for shard in shards if not (shard.file.exists() or shard.waiting.exists())]
     with Counting("prepared", sum(shard.stop - shard.start for shard in left)) as counting:
         done = 0
         for shard in left:
@@ -134,6 +139,9 @@ def prepare(
     counts = {split: found["records"] for split, found in manifest["splits"].items()}
     names = {field: names for source in sources.values() for field, names in source.class_names.items()}
     records.write_description(str(out), records.Description(names, _fields(sources, settings), counts))
+    for shard in shards:
+        if shard.waiting.exists():
+            os.replace(shard.waiting, shard.file)
     cache.put(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
     for shard in shards:
         shard.facts.unlink()
@@ -176,9 +184,7 @@ def _mask(mask: Any, whole: tuple[int, int], small: tuple[int, int], max_pixels:
     """
     if mask is None:
         return None
-    numbers = decode_mask(mask, max_pixels) if isinstance(mask, bytes) else mask
-    if numbers.shape != whole:
-        raise Undecodable(f"the mask has {numbers.shape} pixels, and the upright picture {whole}")
+    numbers = whole_mask(mask, whole, max_pixels)
     if isinstance(mask, bytes) and small == whole:
         return mask
     return _png(cv2.resize(numbers, small[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
@@ -217,7 +223,11 @@ def _shards(out: Path, split: str, count: int, settings: Mapping[str, Any]) -> l
 
 
 def _write(shard: Shard, source: Source, form: Form, progress: Callable[[int], None]) -> None:
-    """Writes a file: whole, or not under its name."""
+    """Writes a file: whole, or not under its name.
+
+    Raises:
+      RunError: it cannot be written, on a disk that is full for one.
+    """
     part = shard.file.with_name(f".{shard.file.name}.part")
     digest, good, bad = hashlib.sha256(), [], []
     writer = ArrayRecordWriter(str(part), OPTIONS)
@@ -231,6 +241,8 @@ def _write(shard: Shard, source: Source, form: Form, progress: Callable[[int], N
             bad.append({"index": one.index, "name": source.name(one.index), "reason": one.reason})
         progress(done)
     writer.close()
+    if _count(part) != len(good):
+        raise RunError(f"{part} could not be written in full; make room, and give the same command again")
     facts = {
         "bad": bad,
         "bytes": part.stat().st_size,
@@ -239,7 +251,15 @@ def _write(shard: Shard, source: Source, form: Form, progress: Callable[[int], N
         **{name: [getattr(one, name) for one in good] for name in ("index", "content", "likeness")},
     }
     cache.put(shard.facts, json.dumps(facts).encode())
-    os.replace(part, shard.file)
+    os.replace(part, shard.waiting)
+
+
+def _count(file: Path) -> int:
+    """The records of a file, 0 where it is damaged."""
+    reader = ArrayRecordReader(str(file))
+    count = reader.num_records() if reader.ok() else 0
+    reader.close()
+    return count
 
 
 def _manifest(

@@ -21,8 +21,8 @@ from vitjax import cli, drawing
 from vitjax.config import base_config
 from vitjax.data import contents, pipeline, tokenize
 from vitjax.data.batches import Batch, order
-from vitjax.data.decode import decode, decode_mask
-from vitjax.data.examples import BAD, OUTSIDE
+from vitjax.data.decode import decode
+from vitjax.data.examples import BAD, OUTSIDE, whole_mask
 from vitjax.data.sources import Source
 from vitjax.drawing import Tile
 from vitjax.errors import UserError
@@ -124,8 +124,8 @@ def _tile(source: Source, index: int, max_pixels: int, legend: Legend) -> Tile:
         record = source[index]
         picture = decode(record["image"], max_pixels)
         mask = record.get("mask")
-        if isinstance(mask, bytes):
-            mask = decode_mask(mask, max_pixels)
+        if mask is not None:
+            mask = whole_mask(mask, picture.shape[:2], max_pixels)
     except BAD as error:
         return drawing.wrong(str(error), name)
     picture = _drawn(picture, mask, record.get("boxes"), record.get("box_label"), legend)

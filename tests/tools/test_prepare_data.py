@@ -94,12 +94,13 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_an_unbroken_one(folder, tmp_
     monkeypatch.setattr(prepare_data, "make", stopped)
     with pytest.raises(RunError, match="the same command goes on"):
         prepare(folder, tmp_path / "out")
-    first = tmp_path / "out" / "train-00000-of-00003.array_record"
-    written = first.stat().st_mtime_ns
-    assert not (tmp_path / "out" / "train-00001-of-00003.array_record").exists()
+    (done,) = (tmp_path / "out").glob("*.done")
+    written = done.stat().st_mtime_ns
+    with pytest.raises(UserError, match="no pictures"):  # half a set is none
+        opened(tmp_path / "out")
     monkeypatch.setattr(prepare_data, "make", made)
     manifest = prepare(folder, tmp_path / "out")
-    assert first.stat().st_mtime_ns == written
+    assert (tmp_path / "out" / "train-00000-of-00003.array_record").stat().st_mtime_ns == written
     assert manifest == prepare(folder, tmp_path / "whole") == prepare(folder, tmp_path / "out")
     names = [sorted(path.name for path in (tmp_path / out).iterdir()) for out in ("out", "whole")]
     assert names[0] == names[1] and not [name for name in names[0] if name.startswith(".")]

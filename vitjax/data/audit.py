@@ -14,8 +14,8 @@ from PIL import Image
 
 from vitjax.data import contents, duplicates
 from vitjax.data.bad_records import BadRecords
-from vitjax.data.decode import Undecodable, decode, decode_mask
-from vitjax.data.examples import BAD, OUTSIDE
+from vitjax.data.decode import decode
+from vitjax.data.examples import BAD, OUTSIDE, whole_mask
 from vitjax.data.sources import Source
 
 SMALL, LARGE = 32**2, 96**2  # pixels of COCO's small and large boxes
@@ -125,12 +125,7 @@ def look(source: Source, index: int, max_pixels: int) -> Seen:
     picture = decode(image, max_pixels)
     mask = record.pop("mask", None)
     if mask is not None:
-        mask = decode_mask(mask, max_pixels) if isinstance(mask, bytes) else mask
-        if mask.shape != picture.shape[:2]:
-            raise Undecodable(
-                f"the mask has {mask.shape} pixels, and the upright picture {picture.shape[:2]}"
-            )
-        mask = np.bincount(mask.ravel(), minlength=OUTSIDE + 1)
+        mask = np.bincount(whole_mask(mask, picture.shape[:2], max_pixels).ravel(), minlength=OUTSIDE + 1)
     size = image.nbytes if isinstance(image, np.ndarray) else len(image)
     content, likeness = duplicates.content_hash(image), duplicates.perceptual_hash(picture)
     return Seen(index, *picture.shape[:2], size, _form(image), content, likeness, record, mask)

@@ -163,10 +163,7 @@ class Reader:
     def _mask(self, mask: Any, whole: tuple[int, int], framed: tuple[int, int]) -> dict[str, Any]:
         if mask is None:  # this picture has none
             return {}
-        mask = decode_mask(mask, self._form.max_pixels) if isinstance(mask, bytes) else mask
-        if mask.shape != whole or mask.dtype != np.uint8:
-            (height, width), said = whole, " x ".join(map(str, mask.shape))
-            raise Undecodable(f"the mask is {mask.dtype} of {said} pixels, and the upright picture {height} x {width}")
+        mask = whole_mask(mask, whole, self._form.max_pixels)
         return {"mask": cv2.resize(mask, framed[::-1], interpolation=cv2.INTER_NEAREST_EXACT)}
 
     def _array(self, name: str, value: Any, index: int) -> Any:
@@ -178,6 +175,21 @@ class Reader:
                 f"and {shape} in the first record; a source must pad it to one shape"
             )
         return value
+
+
+def whole_mask(
+    mask: bytes | UInt8[np.ndarray, "H W"], whole: tuple[int, int], max_pixels: int
+) -> UInt8[np.ndarray, "H W"]:
+    """The class of each pixel, of a picture of (height, width) `whole`.
+
+    Raises:
+      Undecodable: it is damaged, or of another size.
+    """
+    mask = decode_mask(mask, max_pixels) if isinstance(mask, bytes) else mask
+    if mask.shape != whole or mask.dtype != np.uint8:
+        (height, width), said = whole, " x ".join(map(str, mask.shape))
+        raise Undecodable(f"the mask is {mask.dtype} of {said} pixels, and the upright picture {height} x {width}")
+    return mask
 
 
 def refuse_uncropped(fields: tuple[str, ...], crop: str) -> None:
