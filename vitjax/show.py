@@ -175,7 +175,7 @@ def _labels(record: Mapping[str, Any], legend: Legend) -> tuple:
 
 
 def _captions(texts: Sequence[str]) -> tuple:
-    lines = drawing.wrapped(f'"{texts[0]}"') if texts else ()
+    lines = drawing.wrapped(f'"{texts[0].strip()}"') if texts else ()
     return lines + (drawing.wrapped(f"and {len(texts) - 1} more") if len(texts) > 1 else ())
 
 
