@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
+from jaxtyping import Int
 
-from vitjax import checkpoint, names, sharding, trees
+from vitjax import checkpoint, names, trees
 from vitjax.config import Tracked
 from vitjax.data import pipeline
 from vitjax.errors import UserError
@@ -114,12 +114,14 @@ def _dtype(name: str) -> Any:
     return DTYPES[name]
 
 
-def train_loader(config: Any, source: Any, mesh: Mesh) -> Callable[..., pipeline.Batches]:
-    """(start_step, left_out) -> this process's part of the training batches from there on."""
+def train_loader(
+    config: Any, source: Any, rows: Int[np.ndarray, " rows"]
+) -> Callable[..., pipeline.Batches]:
+    """(start_step, left_out) -> these rows of the training batches from there on."""
     data, augment = config.data, config.augment
     settings = dict(
         batch_size=config.batch_size,
-        rows=sharding.local_rows(mesh, config.batch_size),
+        rows=rows,
         seed=config.seed,
         canvas_px=pipeline.canvas_px(data),
         crop=data.crop,

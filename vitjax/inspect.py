@@ -143,10 +143,10 @@ def _checkpoints(
         if found.step == best:
             health += f"; best, {metric} = {scores[best]:.4g}"
         written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.meta.written_s)) if found.meta else "-"
-        rows.append((f"{found.step:,}", _size(stored.size_bytes(found.folder)), written, health))
+        rows.append((f"{found.step:,}", in_bytes(stored.size_bytes(found.folder)), written, health))
     marks = {stored.DAMAGED: "damaged, set aside", stored.REMOVED: "left over from a removal"}
     for mark, health in marks.items():
-        rows += [(path.name, _size(stored.size_bytes(path)), "-", health) for path in stored.marked(directory, mark)]
+        rows += [(path.name, in_bytes(stored.size_bytes(path)), "-", health) for path in stored.marked(directory, mark)]
     for path in stored.unfinished(directory):
         rows.append((path.name, "-", "-", "a save that is going on, or was never finished"))
     return _table([("step", "size", "written", "health"), *rows]) if rows else "no checkpoints"
@@ -189,7 +189,7 @@ def _left_out(shown: Step | None) -> list[tuple[str, str]]:
 def _arrays(leaves: Sequence[Leaf], every: bool) -> str:
     """Numbers and bytes by part, or of every array."""
     if every:
-        rows = [(x.path, f"{x.dtype}[{','.join(map(str, x.shape))}]", f"{x.size:,}", _size(x.bytes)) for x in leaves]
+        rows = [(x.path, f"{x.dtype}[{','.join(map(str, x.shape))}]", f"{x.size:,}", in_bytes(x.bytes)) for x in leaves]
         return _table(rows)
     parts: dict[str, list[Leaf]] = {}
     for leaf in leaves:
@@ -197,7 +197,7 @@ def _arrays(leaves: Sequence[Leaf], every: bool) -> str:
         depth = 1 if leaf.path.startswith("opt/") else 2
         parts.setdefault("/".join(leaf.path.split("/")[:depth]), []).append(leaf)
     rows = [
-        (part, f"{len(group):,} arrays", f"{sum(x.size for x in group):,}", _size(sum(x.bytes for x in group)))
+        (part, f"{len(group):,} arrays", f"{sum(x.size for x in group):,}", in_bytes(sum(x.bytes for x in group)))
         for part, group in parts.items()
     ]
     total = sum(x.size for x in leaves if x.path.startswith("params/"))
@@ -217,7 +217,7 @@ def _export(workdir: epath.Path, verify: bool, parameters: bool) -> tuple[str, b
         health, damaged = f"DAMAGED: {type(error).__name__}: {error}", True
     step = config.get("step")
     facts = [("export", str(workdir)), *_facts(config), ("step", "-" if step is None else f"{step:,}")]
-    facts += [("weights", f"{_size(file.stat().length)}, {health}")]
+    facts += [("weights", f"{in_bytes(file.stat().length)}, {health}")]
     return f"{_table(facts)}\n\n{_arrays(leaves, parameters)}", damaged
 
 
@@ -275,7 +275,7 @@ def _lines(file: epath.Path) -> int:
         return sum(1 for _ in stream)
 
 
-def _size(number: float) -> str:
+def in_bytes(number: float) -> str:
     """Bytes as people say them."""
     power = min(4, int(math.log10(max(number, 1))) // 3)
     return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -203,7 +203,7 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
         source=source,
         splits=splits,
         evaluations=prepare(built, splits),
-        loader=experiment.train_loader(config, source, mesh),
+        loader=experiment.train_loader(config, source, sharding.local_rows(mesh, config.batch_size)),
         log=SimpleNamespace(**config.log),
         saving=saving,
         profile=SimpleNamespace(**config.profile),

@@ -84,7 +84,7 @@ def replay(built: Experiment, attempt: Attempt, save: str | None = None, from_st
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh, config.accum)
     first = _start(built, step, from_start)
-    loader = experiment.train_loader(config, source, mesh)
+    loader = experiment.train_loader(config, source, sharding.local_rows(mesh, config.batch_size))
     with sharding.use(mesh), loader(first, attempt.left_out) as batches:
         abstract = sharding.abstract(experiment.abstract_state(built), mesh)
         compiled = loop.trace_step(built.objective, built.run, config.seed, mesh, abstract).lower().compile()

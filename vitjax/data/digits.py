@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vitjax.errors import UserError
+from vitjax.data.splits import NoSuchSplit
 
 TRAIN_EXAMPLES = 1437  # four fifths
 SPLITS = ("train", "test")
@@ -14,7 +14,7 @@ class DigitsSource:
 
     def __init__(self, split: str, size_px: int):
         if split not in SPLITS:
-            raise UserError(f"the split {split!r} is not in the built-in digits, which have train and test")
+            raise NoSuchSplit(f"the split {split!r} is not in the built-in digits, which have train and test")
         self._split, self._size_px = split, size_px
         self._images, self._labels = _load(split, size_px)
         self.class_names = {"label": tuple(str(d) for d in range(10))}

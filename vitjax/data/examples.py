@@ -169,10 +169,7 @@ class Reader:
     def _mask(self, mask: Any, whole: tuple[int, int], framed: tuple[int, int]) -> dict[str, Any]:
         if mask is None:  # this picture has none
             return {}
-        mask = decode_mask(mask, self._form.max_pixels) if isinstance(mask, bytes) else mask
-        if mask.shape != whole or mask.dtype != np.uint8:
-            (height, width), said = whole, " x ".join(map(str, mask.shape))
-            raise Undecodable(f"the mask is {mask.dtype} of {said} pixels, and the upright picture {height} x {width}")
+        mask = whole_mask(mask, whole, self._form.max_pixels)
         return {"mask": cv2.resize(mask, framed[::-1], interpolation=cv2.INTER_NEAREST_EXACT)}
 
     def _array(self, name: str, value: Any, index: int) -> Any:
@@ -192,6 +189,21 @@ def _usable(
     """Which boxes, cut to the picture, are more than a line and of one of the classes."""
     known = (labels >= 0) & (labels < len(classes)) if classes else labels >= 0
     return (boxes[:, 2:] > boxes[:, :2]).all(1) & known
+
+
+def whole_mask(
+    mask: bytes | UInt8[np.ndarray, "H W"], whole: tuple[int, int], max_pixels: int
+) -> UInt8[np.ndarray, "H W"]:
+    """The class of each pixel, of a picture of (height, width) `whole`.
+
+    Raises:
+      Undecodable: it is damaged, or of another size.
+    """
+    mask = decode_mask(mask, max_pixels) if isinstance(mask, bytes) else mask
+    if mask.shape != whole or mask.dtype != np.uint8:
+        (height, width), said = whole, " x ".join(map(str, mask.shape))
+        raise Undecodable(f"the mask is {mask.dtype} of {said} pixels, and the upright picture {height} x {width}")
+    return mask
 
 
 def refuse_uncropped(fields: tuple[str, ...], crop: str) -> None:

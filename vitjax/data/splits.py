@@ -14,6 +14,10 @@ _SHARD = re.compile(rf"({'|'.join(SPLITS)})(?=[-_.]|$)", re.IGNORECASE)
 _TFDS = re.compile(rf".+-({'|'.join(SPLITS)})\.\w+-\d+-of-\d+$", re.IGNORECASE)
 
 
+class NoSuchSplit(UserError):
+    """The set is there and has other splits."""
+
+
 def canonical(split: str) -> str:
     """'validation' for 'val', else the name itself in lower case."""
     return "validation" if split.lower() == "val" else split.lower()
@@ -55,12 +59,12 @@ def choose_split(splits: Mapping[str, Any], split: str, path: str) -> Any:
     """What `splits` holds under `split`, where 'val' and 'validation' are one name.
 
     Raises:
-      UserError: there is no such split; the message lists those there are.
+      NoSuchSplit: the message lists those there are.
     """
     if canonical(split) in splits:
         return splits[canonical(split)]
     there = ", ".join(repr(s) for s in sorted(splits))
-    raise UserError(
+    raise NoSuchSplit(
         f"the split {split!r} is not in config.data.path={path}, which has {there}; "
         "set config.data.split (training) or config.evals.<name>.train_split and eval_split to one of "
         "these; config.evals.<name>.every_steps=-1 switches an evaluator off"
@@ -69,10 +73,10 @@ def choose_split(splits: Mapping[str, Any], split: str, path: str) -> Any:
 
 def refuse_unsplit(split: str, path: str) -> None:
     """Raises:
-    UserError: `split` is not 'train', in a set that has no splits and is therefore all 'train'.
+    NoSuchSplit: `split` is not 'train', in a set that has no splits and is therefore all 'train'.
     """
     if canonical(split) != "train":
-        raise UserError(
+        raise NoSuchSplit(
             f"the split {split!r} is not in config.data.path={path}: nothing there is marked as a split, "
             f"so all of it is 'train'; put the pictures into folders train/ and {canonical(split)}/, "
             "or use 'train'"

@@ -8,7 +8,7 @@ from jaxtyping import Int, UInt8
 
 from vitjax.data import scenes, scenes_cache, scenes_draw, scenes_text
 from vitjax.data.digits import DigitsSource
-from vitjax.data.splits import canonical
+from vitjax.data.splits import NoSuchSplit, canonical
 from vitjax.errors import UserError
 
 NAMES = ("scenes", "digits")
@@ -29,7 +29,7 @@ def make(data: Any, split: str) -> "ScenesSource | DigitsSource":
         raise UserError(f"config.data.builtin={data.builtin!r} is not known; choose from {', '.join(NAMES)}")
     if split not in scenes.SPLITS:
         there = ", ".join(scenes.SPLITS)
-        raise UserError(f"the split {split!r} is not in the built-in scenes, which have {there}")
+        raise NoSuchSplit(f"the split {split!r} is not in the built-in scenes, which have {there}")
     counts = {"train_examples": data.train_examples, "eval_examples": data.eval_examples}
     for key, count in counts.items():
         if count < 1:

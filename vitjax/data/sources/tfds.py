@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from vitjax.data import files, local_copies, tf_example
 from vitjax.data.sources.array_record import ArrayRecordSource, Shard
-from vitjax.data.splits import canonical, check_path
+from vitjax.data.splits import NoSuchSplit, canonical, check_path
 from vitjax.errors import UserError
 
 _INFO = "dataset_info.json"
@@ -133,7 +133,7 @@ def _shards(builder: Any, split: str, folder: str) -> list[Shard]:
         parts = splits[asked].file_instructions
     except (KeyError, ValueError) as error:
         there = ", ".join(f"{name!r} ({info.num_examples:,})" for name, info in splits.items())
-        raise UserError(
+        raise NoSuchSplit(
             f"the split {split!r} is not in {folder}, which has {there}; set config.data.split (training) or "
             "config.evals.<name>.train_split and eval_split to one of these, or to a part such as 'train[:90%]'; "
             "config.evals.<name>.every_steps=-1 switches an evaluator off"
