@@ -75,14 +75,23 @@ def base_config() -> ml_collections.ConfigDict:
     o.schedule = "cosine"  # or 'constant', 'rsqrt'
     o.warmup_steps = config_dict.placeholder(int)
     o.warmup_epochs = config_dict.placeholder(float)
-    o.end_lr = 0.0
+    o.start_lr, o.end_lr = 0.0, 0.0  # before the warm-up and at the end of the run, whatever the batch
     o.timescale_steps = 10_000  # of 'rsqrt'
     o.cooldown_steps = 0
-    o.weight_decay = 0.05  # never on vectors
-    o.no_decay = ()  # patterns of further paths
+    # Patterns: regular expressions, found anywhere in a parameter's path, such as 'backbone/block_03/mlp/fc1/kernel'.
+    o.rate_scales = ()  # pairs of a pattern and the factor of its rates, such as (('(bias|scale)$', 0.024),)
+    o.constant_rate = ()  # patterns of what keeps the peak rate, without warm-up and schedule
+    o.frozen = ()  # patterns of what never moves
+    o.held = ()  # patterns of what does not move in the first `held_steps` or `held_epochs`
+    o.held_steps = config_dict.placeholder(int)
+    o.held_epochs = config_dict.placeholder(float)
+    o.weight_decay = 0.05
+    o.end_weight_decay = config_dict.placeholder(float)  # where a cosine leads the decay; None: it is constant
+    o.no_decay = ()  # patterns of what is not decayed, and not adapted by LARS
+    o.decay_vectors = False  # whether biases and norms are, too; the form 'larc' always does
     o.b1, o.b2, o.eps = 0.9, 0.95, 1e-8  # AdamW
     o.momentum, o.nesterov = 0.9, False  # SGD and LARS
-    o.trust_coefficient, o.form = 1e-3, "simclr"  # LARS; or 'byol'
+    o.trust_coefficient, o.form = 1e-3, "simclr"  # LARS; or 'byol', 'larc', 'solo', see vitjax/lars.py
     o.clip, o.clip_norm = "global", 0.0  # or 'per_tensor'; a norm of 0 is off
     o.layer_decay = 1.0  # 1 is off
 
@@ -172,6 +181,8 @@ def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDi
         raise UserError(f"the config has no form {arg!r}; leave it out, or use ':tiny'")
     config.total_steps, config.batch_size = 2, 16
     config.optim.warmup_steps = 1
+    if config.optim.held:
+        config.optim.held_steps = 1
     d = config.data
     d.source, d.path, d.builtin, d.size_px = "auto", "", "scenes", 32
     d.mix = ml_collections.ConfigDict()
