@@ -67,6 +67,9 @@ def base_config() -> ml_collections.ConfigDict:
     c.augment.crop_area = (0.2, 1.0)  # of a random crop, as a share of the picture's
     c.augment.crop_aspect = (3 / 4, 4 / 3)
     c.augment.flip = 0.5  # how often
+    # {name: view(...)} of methods that compare views; see vitjax/policies.py. Without any there is one view,
+    # which is made by the settings above.
+    c.augment.views = ml_collections.ConfigDict()
 
     c.optim = o = ml_collections.ConfigDict()
     o.name = "adamw"  # or 'lars', 'sgd'
@@ -132,6 +135,31 @@ def mix_part(**changes: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | changes)
 
 
+def view(**changes: Any) -> ml_collections.ConfigDict:
+    """One entry of `config.augment.views`: a random crop, and then what follows here, in this order."""
+    settings = dict(
+        count=1,  # so many views by the same settings, each with draws of its own
+        size_px=0,  # of the crop when resized; 0 is `config.data.size_px`
+        crop_area=(0.08, 1.0),
+        crop_aspect=(3 / 4, 4 / 3),
+        flip=0.5,  # how often, as are `jitter`, `grey`, `blur` and `solarise`
+        jitter=0.0,
+        brightness=0.0,  # the largest deviation of a factor from 1
+        contrast=0.0,
+        saturation=0.0,
+        hue=0.0,  # in turns
+        jitter_form="torchvision",  # or 'simclr', 'byol'; see vitjax/augment/colour.py
+        grey=0.0,
+        blur=0.0,
+        blur_sigma=(0.1, 2.0),  # in pixels
+        blur_px=0,  # the kernel's side; 0 is a tenth of the view's, made odd
+        blur_edge="zero",  # what lies around the view: 'zero', or 'repeat' its last pixel
+        solarise=0.0,
+        solarise_threshold=0.5,
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
 def knn_eval(**changes: Any) -> ml_collections.ConfigDict:
     """The settings of the evaluator `knn`; see `vitjax.evals.knn`."""
     return _eval("knn", k=20, temperature=0.07, **changes)
@@ -184,6 +212,9 @@ def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDi
     if config.optim.held:
         config.optim.held_steps = 1
     d = config.data
+    for entry in config.augment.views.values():
+        # In proportion, in whole patches: 224 and 96 become 32 and 16.
+        entry.size_px = -(-entry.size_px * 32 // d.size_px // 8) * 8
     d.source, d.path, d.builtin, d.size_px = "auto", "", "scenes", 32
     d.mix = ml_collections.ConfigDict()
     d.train_examples, d.eval_examples, d.workers = 64, 32, 0
