@@ -319,8 +319,8 @@ class ResNet(nn.Module):
 
     def __init__(self, c: Any, num_classes: int):
         super().__init__()
-        self.width, self.bottleneck, self.stem = 64 * c.width_multiplier, c.depth >= 50, c.stem
-        stem = (3, 1) if c.stem == "cifar" else (7, 2)
+        self.width, self.bottleneck, self.stem = c.width, c.depth >= 50, c.stem
+        stem = {"imagenet": (7, 2), "cifar": (3, 1), "cifar_half": (3, 2)}[c.stem]
         self.conv1, self.bn1 = _conv(3, self.width, *stem), nn.BatchNorm2d(self.width)
         channels = self.width
         for stage, depth in enumerate(resnet.DEPTHS[c.depth]):

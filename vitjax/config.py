@@ -13,6 +13,9 @@ from ml_collections import config_dict
 
 from vitjax.errors import UserError
 
+# At most these in a tiny form, at any depth of a section; 0 and () are 'none' and stay so.
+_AT_MOST = dict(widths=32, head_widths=32, prototypes=16, queue=32)
+
 
 def base_config() -> ml_collections.ConfigDict:
     """The settings that every experiment has, with their defaults; `model` and `objective` are its own."""
@@ -160,6 +163,28 @@ def view(**changes: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | changes)
 
 
+def mlp_head(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of a projector or predictor; see `vitjax.models.heads` and `vitjax.published_heads`."""
+    settings = dict(
+        widths=(2048, 256),  # of each layer's output
+        hidden_norm=True,  # batch norm, after all layers but the last
+        hidden_bias=False,
+        out_bias=False,
+        out_norm="none",  # or 'affine', 'no_centre', 'no_affine'
+        activation="relu",  # or 'gelu'
+        init="fan_in_uniform",  # or 'fan_in_normal', 'normal'
+        init_std=0.01,  # of 'normal'
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
+def dino_head(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of DINO's head: an MLP without norms, then prototypes."""
+    settings = dict(hidden_norm=False, hidden_bias=True, out_bias=True, activation="gelu", init="normal")
+    settings |= dict(init_std=0.02, prototypes=65_536, norm_last_layer=True)
+    return mlp_head(**settings | changes)
+
+
 def knn_eval(**changes: Any) -> ml_collections.ConfigDict:
     """The settings of the evaluator `knn`; see `vitjax.evals.knn`."""
     return _eval("knn", k=20, temperature=0.07, **changes)
@@ -220,15 +245,28 @@ def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDi
     d.train_examples, d.eval_examples, d.workers = 64, 32, 0
     small = dict(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8)
     small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
-    if config.model.name == "resnet":
-        small["depth"] = 18  # the shallowest there is
+    shallowest = dict(resnet=18, vgg=11)
+    if config.model.name in shallowest:
+        small |= dict(depth=shallowest[config.model.name], width=8)
     for section in (config.model, config.objective):
         section.update({key: value for key, value in small.items() if key in section})
+        _shrink(section)
     for settings in config.evals.values():
         settings.update(
             {k: v for k, v in dict(train_split="train", eval_split="test").items() if k in settings}
         )
     return config
+
+
+def _shrink(section: ml_collections.ConfigDict) -> None:
+    """Makes heads, prototypes and queues small, at any depth of the section."""
+    for key, value in section.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            _shrink(value)
+        elif isinstance(value, tuple) and key in _AT_MOST:
+            section[key] = tuple(min(width, _AT_MOST[key]) for width in value)
+        elif isinstance(value, int) and key in _AT_MOST:
+            section[key] = min(value, _AT_MOST[key])
 
 
 class Tracked(Mapping):
@@ -259,6 +297,9 @@ class Tracked(Mapping):
             return Tracked(value, path, self._read)
         self._read.add(path)
         return value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._config
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._config)

@@ -14,7 +14,7 @@ from vitjax.models.classifier import Classifier
 
 def config(**changes):
     c = ConfigDict(
-        dict(name="resnet", depth=18, width_multiplier=1, stem="imagenet", zero_init_residual=True)
+        dict(name="resnet", depth=18, width=64, stem="imagenet", zero_init_residual=True)
     )
     c.update(changes)
     return c
@@ -47,8 +47,8 @@ def test_running_statistics_are_two_numbers_a_channel():
     assert count(shapes(models.build(config(depth=50)))["batch_stats"]) == 53_120
 
 
-def test_the_width_multiplier_widens_every_convolution():
-    assert count(shapes(models.build(config(depth=50, width_multiplier=2)))["params"]) == 93_907_072
+def test_width_widens_every_convolution():
+    assert count(shapes(models.build(config(depth=50, width=128)))["params"]) == 93_907_072
 
 
 @pytest.mark.parametrize("stem, places", [("imagenet", 1), ("cifar", 4)])
@@ -86,7 +86,7 @@ def test_training_moves_the_running_statistics_and_evaluation_does_not():
     [
         (dict(depth=20), "config.model.depth=20 is not known; choose from 18, 34, 50, 101, 152"),
         (dict(stem="small"), "config.model.stem='small' is not known; choose from imagenet, cifar"),
-        (dict(width_multiplier=0), "config.model.width_multiplier=0 must be 1 or more"),
+        (dict(width=0), "config.model.width=0 must be 1 or more"),
     ],
 )
 def test_a_wrong_setting_is_named(changes, match):
