@@ -34,7 +34,7 @@ def test_the_stateful_objective_learns_and_moves_all_of_its_state():
     assert metrics["loss"] < 0.5 * run(objective, steps=1)[1]["loss"]
     for name in ("teacher", "queue", "batch_stats"):
         assert not jax.tree.all(jax.tree.map(jnp.array_equal, first.extra[name], last.extra[name])), name
-    assert 0.5 < metrics["feature_std"] < 1.1 and metrics["chance"] == 1.0
+    assert 0.5 < metrics["health/feature_std"] < 1.1 and metrics["chance"] == 1.0
 
 
 def test_accumulation_equals_the_whole_batch_where_the_loss_is_a_mean():

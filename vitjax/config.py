@@ -112,6 +112,15 @@ def base_config() -> ml_collections.ConfigDict:
     c.checkpoint.keep_every_steps = 0  # beside the newest `keep`, each that lies on this period; 0 is none
     c.checkpoint.keep_best = ""  # and the one that is best by this metric, such as 'eval/linear/accuracy'
     c.checkpoint.keep_best_mode = "max"  # or 'min'
+    # A linear head beside the method, on its features and these labels; '' is none.
+    c.probe = ml_collections.ConfigDict(dict(field="", lr=1e-3))
+    c.alarms = a = ml_collections.ConfigDict()  # what a run says of itself when it looks ill; 0 turns one off
+    a.chance = 0.02  # the loss lies within this share of chance, and does not fall
+    a.collapse = 0.05  # the spread of features or embeddings, of 1
+    a.starved = 0.3  # the share of the time that is spent waiting for data
+    a.exploding = 100.0  # the gradient's norm, in its own running medians
+    a.dead = 1e-7  # the gradient's norm
+    a.refused = 5  # updates of 100 that were not finite
     c.log = ml_collections.ConfigDict(dict(every_steps=50, pictures_every_steps=0))  # 0: at the end of the run only
     c.profile = ml_collections.ConfigDict(dict(start_step=-1, steps=3))  # a trace of so many steps; -1: none
     c.evals = ml_collections.ConfigDict()

@@ -30,7 +30,7 @@ FILE = "config.json"
 WEIGHTS = "model.safetensors"
 # What may differ between the parts of one run.
 MAY_CHANGE = (
-    "total_steps", "total_epochs", "log/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
+    "total_steps", "total_epochs", "log/", "alarms/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
     "data/path", "data/workers", "data/cache_dir", "data/max_bad_fraction", "nonfinite", "max_rewinds", "grace_s",
     "watchdog_s", "preempted_exit_code",
 )  # fmt: skip
