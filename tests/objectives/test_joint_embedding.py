@@ -14,7 +14,7 @@ CONTRASTIVE = ("simclr", "moco_v3")
 TAUGHT = ("byol", "moco_v3", "dino")
 BACKBONES = {
     "resnet": dict(name="resnet", depth=18, width=4, stem="cifar_half", zero_init_residual=True),
-    "vgg": dict(name="vgg", depth=11, width=4, batch_norm=True, head="none"),
+    "vgg": dict(name="vgg", depth=11, width=4, norm=True, head_widths=(), dropout=0.0),
     "vit": dict(
         name="vit", width=16, depth=1, heads=2, mlp_dim=32, patch_px=8, class_token=True, pool="cls", posemb="sincos2d",
         norm_eps=1e-6, activation="gelu", drop_path=0.0, scan=False, remat=False, attention="xla",
@@ -97,7 +97,7 @@ def test_pictures_that_do_not_count_change_no_parameter(method):
 
 @pytest.mark.parametrize("method", TAUGHT)
 def test_a_teacher_receives_no_gradient_and_follows(method):
-    built, state, _ = updated(config_with(method, momentum=None) if False else config_with(method))
+    built, state, _ = updated(config_with(method))
     start = jax.jit(lambda: experiment.fresh(built, 0))()
     teacher, online = start.extra["teacher"]["params"], start.params
     assert set(teacher) == {"backbone", "projector"}
