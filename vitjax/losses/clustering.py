@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vitjax.losses.embeddings import EXCLUDED, Valid, counted, mean_of, products, which_count
 
@@ -49,7 +49,7 @@ def swapped_prediction(
 
 
 def across_views(
-    log_p: Float[Array, "B V K"], targets: Float[Array, "B A K"], valid: Valid
+    log_p: Float[Array, "B V K"], targets: Float[Array, "B A K"], valid: Bool[Array, " B"]
 ) -> Float[Array, ""]:
     """Mean of -sum_k target log p over pictures that count and pairs of a target and another view.
 

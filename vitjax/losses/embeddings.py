@@ -58,8 +58,9 @@ def in_blocks(of_rows: Callable[[Tree], Float[Array, " b"]], rows: Tree, chunks:
     """`of_rows(rows)`, a number for each row of the tree, worked out for B / chunks rows at a time.
 
     What `of_rows` makes on the way (rows of a similarity matrix) exists for one block at a time, in the backward
-    pass too, where it is made again. A block takes every `chunks`-th row, so that each device works on rows of its
-    own in every block.
+    pass too, where it is made again. A block takes every `chunks`-th row, a few of each device. Over many devices the
+    compiler leaves the columns of the matrix where they are and sends the rows of each block to all of them, so that
+    every embedding travels once a pass. A ring of keys would move as much, and losses would have to know of devices.
 
     Raises:
       UserError: `chunks`, which is config.loss_chunks, does not divide the rows.
