@@ -249,6 +249,22 @@ def _begin(init: Callable, start: Callable | None, key: Array, batch: Batch, giv
     return variables["params"], extra | (start(variables) if start is not None else {})
 
 
+def ema(old: Tree, new: Tree, momentum: Float[Array, ""] | float) -> Tree:
+    """The moving average momentum * old + (1 - momentum) * new, leaf by leaf, in the dtypes of `old`.
+
+    It is computed in float32. A momentum of 1 leaves `old` to the bit, as do equal trees. Whole numbers, such as
+    counts, are not averaged but taken from `new`.
+    """
+
+    def average(a: Array, b: Array) -> Array:
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return b.astype(a.dtype)
+        a32, b32 = a.astype(jnp.float32), b.astype(jnp.float32)
+        return (a32 + (1 - momentum) * (b32 - a32)).astype(a.dtype)
+
+    return jax.tree.map(average, old, new)
+
+
 def overlay(variables: Tree, given: Mapping[str, Array]) -> Tree:
     """`variables` with the leaves that `given` names replaced; dtypes stay those of `variables`.
 
