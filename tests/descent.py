@@ -35,15 +35,19 @@ def sines(start, shape):
     return wave(start, shape).astype(np.float32)
 
 
+# What a test compiles it runs a few times: the optimisation would be most of its time.
+fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def descend(tx, params, grads):
     """The parameters after each of `grads`, in one compiled step."""
 
-    @jax.jit
+    @fast_jit
     def step(params, state, grad, number):
         updates, state = tx.update(grad, state, params, step=number)
         return optax.apply_updates(params, updates), state
 
-    state, out = jax.jit(tx.init)(params), []
+    state, out = fast_jit(tx.init)(params), []
     for number, grad in enumerate(grads):
         params, state = step(params, state, grad, number)
         out.append(params)

@@ -41,6 +41,11 @@ ONLY = {
     "optim.clip": "global",
     "optim.layer_decay": 1.0,
     "optim.no_decay": (),
+    "optim.decay_vectors": False,
+    "optim.end_weight_decay": None,
+    "optim.rate_scales": (),
+    "optim.frozen": (),
+    "optim.held": (),
 }
 
 
