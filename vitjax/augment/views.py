@@ -100,8 +100,8 @@ def view_sizes(config: Any) -> tuple[int, ...]:
 
 
 def view_names(config: Any) -> tuple[str, ...]:
-    """What each view is called: its name in the config, and which it is where there are several."""
-    counts = {name: settings.count for name, settings in config.augment.views.items()}
+    """What each view is called: its name in the config, and which it is where there are several; '' is the only one."""
+    counts = {name: settings.count for name, settings in config.augment.views.items()} or {"": 1}
     return tuple(
         f"{name} {k + 1}" if count > 1 else name for name, count in counts.items() for k in range(count)
     )
