@@ -369,6 +369,8 @@ def _model(built: Experiment) -> tuple[nn.Module, list[table.Row]]:
     if c.name == "resnet":
         classes = built.run.class_names[config.objective.label]
         return ResNet(c, len(classes)), torchvision_resnet.rows(c)
+    if c.name != "vit":
+        raise UserError(f"config.model.name={c.name!r} is not written in PyTorch here; choose 'vit' or 'resnet'")
     grid = patches.grid(config.data.size_px, config.data.size_px, c.patch_px)
     if config.objective.name == "mae":
         names = mae_names.rows(mae_model.make(c, config.objective), grid, "facebook")

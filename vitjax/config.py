@@ -181,7 +181,7 @@ def mlp_head(**changes: Any) -> ml_collections.ConfigDict:
         out_bias=False,
         out_norm="none",  # or 'affine', 'no_centre', 'no_affine'
         activation="relu",  # or 'gelu'
-        init="fan_in_uniform",  # or 'fan_in_normal', 'normal'
+        kernel_init="fan_in_uniform",  # or 'fan_in_normal', 'normal'
         init_std=0.01,  # of 'normal'
     )
     return ml_collections.ConfigDict(settings | changes)
@@ -189,7 +189,7 @@ def mlp_head(**changes: Any) -> ml_collections.ConfigDict:
 
 def dino_head(**changes: Any) -> ml_collections.ConfigDict:
     """The settings of DINO's head: an MLP without norms, then prototypes."""
-    settings = dict(hidden_norm=False, hidden_bias=True, out_bias=True, activation="gelu", init="normal")
+    settings = dict(hidden_norm=False, hidden_bias=True, out_bias=True, activation="gelu", kernel_init="normal")
     settings |= dict(init_std=0.02, prototypes=65_536, norm_last_layer=True)
     return mlp_head(**settings | changes)
 

@@ -17,17 +17,17 @@ Settings = ml_collections.ConfigDict
 
 def simclr_projector(width: int = 2048) -> Settings:
     """SimCLR's, two layers; the paper's hidden width is that of the features. The last norm has no centre."""
-    return mlp_head(widths=(width, 128), out_norm="no_centre", init="normal", init_std=0.01)
+    return mlp_head(widths=(width, 128), out_norm="no_centre", kernel_init="normal", init_std=0.01)
 
 
 def simclr_v2_projector(width: int = 2048) -> Settings:
     """SimCLR's with three layers: Chen et al. 2020, 'Big self-supervised models', and the default of the code."""
-    return mlp_head(widths=(width, width, 128), out_norm="no_centre", init="normal", init_std=0.01)
+    return mlp_head(widths=(width, width, 128), out_norm="no_centre", kernel_init="normal", init_std=0.01)
 
 
 def byol_projector() -> Settings:
     """BYOL's; its predictor is the same."""
-    return mlp_head(widths=(4096, 256), hidden_bias=True, init="fan_in_normal")
+    return mlp_head(widths=(4096, 256), hidden_bias=True, kernel_init="fan_in_normal")
 
 
 def byol_predictor() -> Settings:

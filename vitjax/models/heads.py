@@ -23,7 +23,7 @@ OUT_NORMS = {
     "no_affine": dict(scale=False, centre=False),
 }
 HEAD_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": ACTIVATIONS["gelu"]}
-INITS = ("fan_in_uniform", "fan_in_normal", "normal")
+KERNEL_INITS = ("fan_in_uniform", "fan_in_normal", "normal")
 MIN_NORM = 1e-12  # of a vector that is divided by its length
 
 
@@ -33,7 +33,11 @@ def make(settings: Any, dtype: Any = jnp.float32) -> "MLP | DINOHead":
     Raises:
       UserError: a setting that is not among the choices, no widths, or a width below one.
     """
-    for key, known in (("out_norm", OUT_NORMS), ("activation", HEAD_ACTIVATIONS), ("init", INITS)):
+    for key, known in (
+        ("out_norm", OUT_NORMS),
+        ("activation", HEAD_ACTIVATIONS),
+        ("kernel_init", KERNEL_INITS),
+    ):
         if settings[key] not in known:
             raise UserError(f"{key}={settings[key]!r} of a head is not known; choose from {', '.join(known)}")
     widths = tuple(settings.widths)
@@ -42,7 +46,7 @@ def make(settings: Any, dtype: Any = jnp.float32) -> "MLP | DINOHead":
     mlp = MLP(
         widths=widths, hidden_norm=settings.hidden_norm, hidden_bias=settings.hidden_bias,
         out_bias=settings.out_bias, out_norm=settings.out_norm, activation=settings.activation,
-        init=settings.init, init_std=settings.init_std, dtype=dtype,
+        kernel_init=settings.kernel_init, init_std=settings.init_std, dtype=dtype,
     )  # fmt: skip
     if "prototypes" not in settings:
         return mlp
@@ -62,7 +66,7 @@ class MLP(nn.Module):
       hidden_bias, out_bias: of the linear maps before the last, and of the last.
       out_norm: batch norm after the last linear map, with no activation: 'none', 'affine', 'no_centre'
         (a scale and no mean, SimCLR), 'no_affine' (SimSiam, MoCo v3).
-      init: of the kernels: 'fan_in_uniform' (torch), 'fan_in_normal' (haiku), or 'normal' of `init_std`.
+      kernel_init: 'fan_in_uniform' (torch), 'fan_in_normal' (haiku), or 'normal' of `init_std`.
     """
 
     widths: tuple[int, ...]
@@ -71,7 +75,7 @@ class MLP(nn.Module):
     out_bias: bool = False
     out_norm: str = "none"
     activation: str = "relu"
-    init: str = "fan_in_uniform"
+    kernel_init: str = "fan_in_uniform"
     init_std: float = 0.01
     dtype: Any = jnp.float32
 
@@ -92,7 +96,7 @@ class MLP(nn.Module):
         return x if norm is None else batch_norm(x, train, f"norm{last}", **norm)
 
     def _linear(self, width: int, bias: bool, name: str) -> nn.Dense:
-        init = _kernel_init(self.init, self.init_std)
+        init = _kernel_init(self.kernel_init, self.init_std)
         return nn.Dense(width, use_bias=bias, dtype=self.dtype, kernel_init=init, name=name)
 
 
@@ -165,11 +169,13 @@ def _unit_columns(key: Array, shape: tuple[int, int]) -> Float[Array, "E K"]:
 
 
 def _kernel_init(name: str, std: float = 0.0) -> Callable:
-    """'fan_in_uniform': +-1/sqrt(D), torch's; 'fan_in_normal': 1/sqrt(D), cut at two, haiku's; 'normal'."""
+    """'fan_in_uniform': +-1/sqrt(D), torch's; 'fan_in_normal': 1/sqrt(D), cut at two of it, haiku's; 'normal'."""
     if name == "normal":
         return nn.initializers.normal(std)
     if name == "fan_in_uniform":
         return nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return lambda key, shape, dtype=jnp.float32: nn.initializers.truncated_normal(shape[0] ** -0.5)(
-        key, shape, dtype
-    )
+
+    def fan_in_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "D E"]:
+        return nn.initializers.truncated_normal(shape[0] ** -0.5)(key, shape, dtype)
+
+    return fan_in_normal
