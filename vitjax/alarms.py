@@ -89,10 +89,10 @@ def _falls(values: Sequence[float]) -> bool:
 
 
 def _collapsed(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
-    """All pictures look alike, and did not before."""
+    """All pictures look alike, and did not before: the spread is small and a quarter of what it was."""
     values = history.last(name, FEW)
     value, peak = statistics.median(values), history.peaks[name]
-    fell = value < 0.5 * peak or value < ALIKE or on is not None
+    fell = value < 0.25 * peak or value < ALIKE or on is not None
     if len(values) < FEW or value >= limit or not fell:
         return None
     return Finding(name, value, limit, f"is {value:.3g}, below {limit:g}; it was {peak:.3g}")

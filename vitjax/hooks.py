@@ -78,7 +78,7 @@ def watch(watcher: alarms.Watch, progress: Progress) -> Hook:
 
     def hook(event: Event) -> None:
         watcher.waited(event.waited_s)
-        if due(event.step, alarms.EVERY_STEPS, event.last):
+        if due(event.step, alarms.EVERY_STEPS, event.last, first=True):
             scalars = {name: x for name, x in event.metrics.items() if alarms.watched(name)}
             for x in scalars.values():
                 x.copy_to_host_async()
