@@ -5,7 +5,7 @@ the experiment is about. Defaults live here and in the file, never in the code t
 `Tracked` finds the key that nothing reads: a setting without effect is an error, not a surprise.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -229,18 +229,27 @@ def _eval(name: str, **changes: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | changes)
 
 
-def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
-    """The config in the form that was asked for: '' as it is, 'tiny' offline and in seconds.
+def form(
+    config: ml_collections.ConfigDict, arg: str, **forms: Callable[[ml_collections.ConfigDict], None]
+) -> ml_collections.ConfigDict:
+    """The config in the form that was asked for: '' as it is, 'tiny' offline and in seconds, or one of its own.
 
     Tiny keeps the method, the optimiser and the augmentation, and shrinks data, network and length.
+
+    Args:
+      forms: name -> what changes the config into that form, such as cpu=for_two_cores.
 
     Raises:
       UserError: there is no such form.
     """
     if arg == "":
         return config
+    if arg in forms:
+        forms[arg](config)
+        return config
     if arg != "tiny":
-        raise UserError(f"the config has no form {arg!r}; leave it out, or use ':tiny'")
+        known = ", ".join(f"':{name}'" for name in ("tiny", *forms))
+        raise UserError(f"the config has no form {arg!r}; leave it out, or use {known}")
     config.total_steps, config.batch_size = 2, 16
     config.optim.warmup_steps = 1
     if config.optim.held:
