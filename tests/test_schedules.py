@@ -56,8 +56,8 @@ def test_ema_momentum_begins_at_its_base_and_ends_at_exactly_one(initial, total)
     assert got[2] == got[3] == 1.0
 
 
-def test_linear_warmup_equals_the_teacher_temperature_of_dino():
-    """30 epochs of 10 steps: in its code numpy.linspace(0.04, 0.07, 30)[epoch], of which ours passes both ends."""
+def test_linear_warmup_passes_both_ends_of_the_teacher_temperature_of_dino():
+    """30 epochs of 10 steps; its code has numpy.linspace(0.04, 0.07, 30)[epoch], which moves once an epoch."""
     got = at(schedules.linear_warmup(0.04, 0.07, 300.0), [0, 150, 300, 900])
     np.testing.assert_allclose(got, [0.04, 0.055, 0.07, 0.07], rtol=1e-6)
 

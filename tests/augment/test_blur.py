@@ -85,12 +85,12 @@ def test_repeated_borders_keep_a_plain_picture_and_zeros_darken_its_border():
 
 def test_a_picture_that_is_spared_keeps_its_bits():
     images = jnp.asarray(np.random.default_rng(1).uniform(size=(64, 3, 6, 6)), jnp.float32)
-    keys = draws.row_keys(jax.random.key(0), jnp.arange(64))
-    out = random_blur(keys, images, 0.5, (0.5, 2.0), 5, "zero")
+    units = draws.units(draws.row_keys(jax.random.key(0), jnp.arange(64)))
+    out = random_blur(units, images, 0.5, (0.5, 2.0), 5, "zero")
     spared = np.asarray((out == images).all((1, 2, 3)))
-    np.testing.assert_array_equal(spared, ~np.asarray(draws.coin(keys, draws.BLUR, 0.5)))
+    np.testing.assert_array_equal(spared, ~np.asarray(draws.coin(units, draws.BLUR, 0.5)))
     assert 16 < spared.sum() < 48
-    sigmas = draws.uniform(keys, draws.SIGMA, 0.5, 2.0)
+    sigmas = draws.uniform(units, draws.SIGMA, 0.5, 2.0)
     assert sigmas.min() > 0.5 and sigmas.max() < 2.0 and np.std(sigmas) > 0.3
     wanted = gaussian_blur(images, sigmas, 5, "zero")
     np.testing.assert_allclose(np.asarray(out)[~spared], np.asarray(wanted)[~spared], atol=1e-6)

@@ -38,8 +38,8 @@ def random_pictures(count, side=6, seed=0):
     return np.random.default_rng(seed).uniform(size=(count, side, side, 3)).astype(np.float32)
 
 
-def keys_of(n, seed=0):
-    return draws.row_keys(jax.random.key(seed), jnp.arange(n))
+def units_of(n, seed=0):
+    return draws.units(draws.row_keys(jax.random.key(seed), jnp.arange(n)))
 
 
 def jitter_of(form="torchvision", probability=1.0, **strengths):
@@ -101,10 +101,10 @@ def test_an_adjustment_equals_the_published_numbers(adjustment, grey_mean, first
 
 
 def test_grey_and_solarise_equal_the_published_numbers():
-    grey = pictures(colour.random_grey(keys_of(1), planes(WAVE), 1.0))[0]
+    grey = pictures(colour.random_grey(units_of(1), planes(WAVE), 1.0))[0]
     np.testing.assert_allclose(grey[0, 0], [0.900630474] * 3, atol=1e-6)
     np.testing.assert_allclose(grey[2, 1], [0.289342523] * 3, atol=1e-6)
-    inverted = pictures(colour.random_solarise(keys_of(1), planes(WAVE), 1.0, 0.5))[0]
+    inverted = pictures(colour.random_solarise(units_of(1), planes(WAVE), 1.0, 0.5))[0]
     np.testing.assert_allclose(
         inverted[0, :2],
         [[0.079264508, 0.045351287, 0.429439996], [0.121598752, 0.020537863, 0.360292251]],
@@ -143,9 +143,9 @@ def test_pictures_have_adjustments_of_their_own_and_nothing_changes_none():
 @pytest.mark.parametrize("form", colour.FORMS)
 def test_jitter_is_its_four_adjustments_in_the_drawn_order(form):
     jitter = jitter_of(form, brightness=0.4, contrast=0.8, saturation=0.3, hue=0.2)
-    images, keys = random_pictures(24), keys_of(24)
-    out = pictures(random_jitter(keys, planes(*images), jitter))
-    orders = np.asarray(draws.order(keys, draws.ORDER, 4))
+    images, units = random_pictures(24), units_of(24)
+    out = pictures(random_jitter(units, planes(*images), jitter))
+    orders = np.asarray(draws.order(units, 4).T)
     assert len({tuple(order) for order in orders}) > 12
     operations = (draws.BRIGHTNESS, draws.CONTRAST, draws.SATURATION, draws.HUE)
     low, high = [0.6, 0.2, 0.7, -0.2], [1.4, 1.8, 1.3, 0.2]
@@ -154,7 +154,7 @@ def test_jitter_is_its_four_adjustments_in_the_drawn_order(form):
         makes[2] = colour.hsv_saturation
     if form == "byol":
         makes[0], low[0], high[0] = colour.added_brightness, -0.4, 0.4
-    factors = np.stack([draws.uniform(keys, *args) for args in zip(operations, low, high)])
+    factors = np.stack([draws.uniform(units, *args) for args in zip(operations, low, high)])
     for k in range(24):
         wanted = images[k]
         for kind in orders[k]:
@@ -164,20 +164,20 @@ def test_jitter_is_its_four_adjustments_in_the_drawn_order(form):
 
 def test_jitter_spares_pictures_and_leaves_out_what_has_no_strength():
     images = random_pictures(400, 2)
-    out = pictures(random_jitter(keys_of(400), planes(*images), jitter_of(probability=0.3, brightness=0.5)))
+    out = pictures(random_jitter(units_of(400), planes(*images), jitter_of(probability=0.3, brightness=0.5)))
     changed = np.abs(out - images).max((1, 2, 3)) > 0
     assert 80 < changed.sum() < 160
     ratio = (out / images)[changed].min((1, 2, 3))  # a channel that was cut off at 1 has less
     assert ratio.min() > 0.5 - 1e-6 and 0.5 < np.median(ratio) < 1.1 and ratio.max() < 1.5 + 1e-6
     np.testing.assert_array_equal(
-        random_jitter(keys_of(2), planes(*images[:2]), jitter_of()), planes(*images[:2])
+        random_jitter(units_of(2), planes(*images[:2]), jitter_of()), planes(*images[:2])
     )
 
 
 def test_grey_and_solarise_have_their_probabilities():
-    images, keys = planes(*random_pictures(1000, 2)), keys_of(1000)
-    grey = np.asarray(colour.random_grey(keys, images, 0.2) != images).any((1, 2, 3))
-    inverted = np.asarray(colour.random_solarise(keys, images, 0.3, 0.0) != images).any((1, 2, 3))
+    images, units = planes(*random_pictures(1000, 2)), units_of(1000)
+    grey = np.asarray(colour.random_grey(units, images, 0.2) != images).any((1, 2, 3))
+    inverted = np.asarray(colour.random_solarise(units, images, 0.3, 0.0) != images).any((1, 2, 3))
     assert 160 < grey.sum() < 240 and 250 < inverted.sum() < 350
     assert abs(np.corrcoef(grey, inverted)[0, 1]) < 0.1
 

@@ -53,12 +53,13 @@ def test_a_view_is_its_operations_in_the_published_order():
     views = jax.jit(augment.multi_view(config))(batch, key)["views"]
     jitter = colour.Jitter(0.8, 0.4, 0.4, 0.2, 0.1, "torchvision")
     for number, got in enumerate(views):
-        keys = draws.view_keys(augment.row_keys(key, batch["row"]), number)
+        keys = draws.view_keys(augment.row_keys(key, batch["row"]), jnp.asarray([number]))
         x = crop.random_resized_crop(
             keys, batch["image"], batch["size"], 12, (0.08, 1.0), (3 / 4, 4 / 3), "bicubic", 0.5
         ).transpose(0, 3, 1, 2)
-        x = colour.random_grey(keys, colour.random_jitter(keys, x, jitter), 0.2)
-        x = colour.random_solarise(keys, blur.random_blur(keys, x, 0.5, (0.1, 2.0), 5, "zero"), 0.3, 0.5)
+        units = draws.units(keys)
+        x = colour.random_grey(units, colour.random_jitter(units, x, jitter), 0.2)
+        x = colour.random_solarise(units, blur.random_blur(units, x, 0.5, (0.1, 2.0), 5, "zero"), 0.3, 0.5)
         wanted = augment.normalize(x.transpose(0, 2, 3, 1), config.data.mean, config.data.std)
         # A value at the threshold of solarise may fall to either side of it.
         assert np.mean(np.abs(got - wanted) > 1e-4) < 1e-3
@@ -78,8 +79,11 @@ def test_views_of_one_kind_have_draws_of_their_own():
 
 
 def test_numbers_of_operations_and_views_are_used_once():
-    numbers = [value for name, value in vars(draws).items() if name.isupper() and not name.endswith("VIEWS")]
-    assert len(set(numbers)) == len(numbers) and max(numbers) == draws.FIRST_VIEW
+    numbers = [*draws.ORDER, draws.FIRST_VIEW]
+    numbers += [
+        n for name, n in vars(draws).items() if name.isupper() and isinstance(n, int) and n < draws.COUNT
+    ]
+    assert sorted(numbers) == [*range(draws.COUNT), draws.FIRST_VIEW]
     assert draws.FIRST_VIEW + draws.MOST_VIEWS <= 100  # from which the objectives count
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from vitjax.augment import draws
 
@@ -20,7 +20,7 @@ _NO_SIGMA = 1e-3
 
 
 def random_blur(
-    keys: Key[Array, " B"],
+    units: draws.Units,
     images: Float[Array, "B 3 H W"],
     probability: float,
     sigma: tuple[float, float],
@@ -28,8 +28,8 @@ def random_blur(
     edge: str,
 ) -> Float[Array, "B 3 H W"]:
     """Pictures, of which some are blurred, with a sigma uniform in `sigma`."""
-    which = draws.coin(keys, draws.BLUR, probability)
-    sigmas = jnp.where(which, draws.uniform(keys, draws.SIGMA, *sigma), _NO_SIGMA)
+    which = draws.coin(units, draws.BLUR, probability)
+    sigmas = jnp.where(which, draws.uniform(units, draws.SIGMA, *sigma), _NO_SIGMA)
     return gaussian_blur(images, sigmas, kernel_px, edge)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from vitjax.augment import draws
 
@@ -86,10 +86,10 @@ def hue(turn: Float[Array, " B"]) -> Adjustment:
 
 
 def random_jitter(
-    keys: Key[Array, " B"], images: Float[Array, "B 3 H W"], jitter: Jitter
+    units: draws.Units, images: Float[Array, "B 3 H W"], jitter: Jitter
 ) -> Float[Array, "B 3 H W"]:
     """Pictures with other colours: those that are jittered get every adjustment, each in its own order."""
-    steps = _drawn(keys, jitter)
+    steps = _drawn(units, jitter)
     if not steps:
         return images
     flat = images.reshape(*images.shape[:2], -1)
@@ -112,22 +112,22 @@ def adjusted(
 
 
 def random_grey(
-    keys: Key[Array, " B"], images: Float[Array, "B 3 H W"], probability: float
+    units: draws.Units, images: Float[Array, "B 3 H W"], probability: float
 ) -> Float[Array, "B 3 H W"]:
     """Pictures, of which some have their grey in all three channels."""
-    which = draws.coin(keys, draws.GREY, probability)
+    which = draws.coin(units, draws.GREY, probability)
     return jnp.where(which[:, None, None, None], _grey(images), images)
 
 
 def random_solarise(
-    keys: Key[Array, " B"], images: Float[Array, "B 3 H W"], probability: float, threshold: float
+    units: draws.Units, images: Float[Array, "B 3 H W"], probability: float, threshold: float
 ) -> Float[Array, "B 3 H W"]:
     """Pictures, of which some have every value from `threshold` on inverted."""
-    which = draws.coin(keys, draws.SOLARISE, probability)
+    which = draws.coin(units, draws.SOLARISE, probability)
     return jnp.where(which[:, None, None, None] & (images >= threshold), 1 - images, images)
 
 
-def _drawn(keys: Key[Array, " B"], jitter: Jitter) -> Adjustment | None:
+def _drawn(units: draws.Units, jitter: Jitter) -> Adjustment | None:
     """The adjustments of each picture in its order, [4, B]; those without strength are left out."""
     added, in_hsv = jitter.form == "byol", jitter.form != "torchvision"
     kinds = (  # a factor of 1 changes nothing, nor does 0 where something is added
@@ -140,17 +140,17 @@ def _drawn(keys: Key[Array, " B"], jitter: Jitter) -> Adjustment | None:
     for make, operation, middle, strength in kinds:
         if strength > 0:
             low = max(0.0, 1 - strength) if middle else -strength
-            made.append(make(draws.uniform(keys, operation, low, middle + strength)))
+            made.append(make(draws.uniform(units, operation, low, middle + strength)))
     if not made:
         return None
-    which = draws.coin(keys, draws.JITTER, jitter.probability)
-    orders = draws.order(keys, draws.ORDER, len(made)).T
+    which = draws.coin(units, draws.JITTER, jitter.probability)
+    orders = draws.order(units, len(made))
 
     def ordered(spared: Array, *numbers: Array) -> Array:
         in_order = jnp.take_along_axis(jnp.stack(numbers), orders, axis=0)
         return jnp.where(which, in_order, spared)
 
-    return jax.tree.map(ordered, nothing(len(keys)), *made)
+    return jax.tree.map(ordered, nothing(units.shape[1]), *made)
 
 
 def _adjusted(x: Float[Array, "B 3 N"], step: Adjustment, grey_mean: bool) -> Float[Array, "B 3 N"]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
@@ -14,8 +13,8 @@ from vitjax.augment import blur, colour, crop, draws
 from vitjax.errors import UserError
 
 Batch = Mapping[str, Any]
-# (row keys, canvases, sizes) -> normalised pictures
-View = Callable[[Key[Array, " B"], UInt8[Array, "B H W 3"], Int[Array, "B 2"]], Float[Array, "B S S 3"]]
+# (V keys of each row, canvases, sizes) -> V normalised pictures of each
+View = Callable[[Key[Array, " B*V"], UInt8[Array, "B H W 3"], Int[Array, "B 2"]], Float[Array, "B*V S S 3"]]
 
 
 def normalize(
@@ -79,12 +78,11 @@ def multi_view(config: Any) -> Callable[[Batch, Key[Array, ""]], dict[str, Any]]
     def with_views(batch: Batch, key: Key[Array, ""]) -> dict[str, Any]:
         rows, views = draws.row_keys(key, batch["row"]), []
         for count, view in made:
-
-            def numbered(number: Int[Array, ""], view: View = view) -> Float[Array, "B S S 3"]:
-                return view(draws.view_keys(rows, number), batch["image"], batch["size"])
-
             # All of one kind at once, so that SwAV's eight crops compile as two.
-            views.extend(jax.vmap(numbered)(len(views) + jnp.arange(count)))
+            keys = draws.view_keys(rows, len(views) + jnp.arange(count))
+            pictures = view(keys, batch["image"], batch["size"])
+            by_row = pictures.reshape(len(rows), count, *pictures.shape[1:])
+            views.extend(by_row[:, k] for k in range(count))
         return _replaced(batch, tuple(views))
 
     return with_views
@@ -172,19 +170,19 @@ def _recolouring(
         raise UserError(f"{path}.blur_px={kernel_px} must be odd, to have a middle; try {kernel_px + 1}")
     threshold = settings["solarise_threshold"]
     steps = [
-        (jitter.probability, lambda keys, x: colour.random_jitter(keys, x, jitter)),
-        (grey, lambda keys, x: colour.random_grey(keys, x, grey)),
-        (blurred, lambda keys, x: blur.random_blur(keys, x, blurred, sigma, kernel_px, edge)),
-        (solarise, lambda keys, x: colour.random_solarise(keys, x, solarise, threshold)),
+        (jitter.probability, lambda units, x: colour.random_jitter(units, x, jitter)),
+        (grey, lambda units, x: colour.random_grey(units, x, grey)),
+        (blurred, lambda units, x: blur.random_blur(units, x, blurred, sigma, kernel_px, edge)),
+        (solarise, lambda units, x: colour.random_solarise(units, x, solarise, threshold)),
     ]
     steps = [step for probability, step in steps if probability > 0]
 
     def recolour(keys: Array, images: Float[Array, "B S S 3"]) -> Float[Array, "B S S 3"]:
         if not steps:
             return images
-        planes = images.transpose(0, 3, 1, 2)
+        units, planes = draws.units(keys), images.transpose(0, 3, 1, 2)
         for step in steps:
-            planes = step(keys, planes)
+            planes = step(units, planes)
         return planes.transpose(0, 2, 3, 1)
 
     return recolour
