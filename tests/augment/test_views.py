@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax import augment
+from vitjax import augment, sharding
 from vitjax.augment import blur, colour, crop, draws
 from vitjax.config import Tracked, base_config, view
 from vitjax.errors import UserError
@@ -71,6 +71,22 @@ def test_views_of_a_row_do_not_depend_on_its_batch():
     for a, b in zip(whole, part):
         assert np.mean(np.abs(a[jnp.asarray([4, 2])] - b) > 1e-4) < 1e-3
     assert all(np.abs(a - b).max() > 0.1 for a, b in zip(whole, views_of(config, range(6), seed=1)))
+
+
+def test_eight_devices_make_the_views_of_one_without_a_word_between_them():
+    config, key = config_of(view=view(count=2, size_px=8, **ALL)), jax.random.key(0)
+    batch, step = batch_of(range(16)), jax.jit(augment.multi_view(config))
+    alone = step(batch, key)["views"]
+    mesh = sharding.make_mesh(config.mesh)
+    assert mesh.size == 8
+    with sharding.use(mesh):
+        batch = sharding.put_batch({name: np.asarray(x) for name, x in batch.items()}, mesh)
+        compiled = step.lower(batch, key).compile()
+        together = compiled(batch, key)["views"]
+    for name in ("all-gather", "all-to-all", "all-reduce", "collective-permute"):
+        assert name not in compiled.as_text()
+    for a, b in zip(alone, together):
+        assert np.mean(np.abs(np.asarray(a) - np.asarray(b)) > 1e-4) < 1e-3
 
 
 def test_views_of_one_kind_have_draws_of_their_own():
