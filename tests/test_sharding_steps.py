@@ -35,7 +35,7 @@ def plain(config):
 
 def small_resnet(monkeypatch):
     monkeypatch.setitem(resnet.DEPTHS, 18, (1, 1))
-    return plain(config_of("supervised_resnet50", depth=18, stem="cifar"))
+    return plain(config_of("supervised_resnet50", depth=18, width=64, stem="cifar"))
 
 
 CONFIGS = {
