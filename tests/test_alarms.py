@@ -2,6 +2,7 @@
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,8 +151,10 @@ def test_a_limit_below_0_is_refused():
         alarms.limits(config)
 
 
-def test_every_rule_has_its_limit():
+def test_every_rule_has_its_limit_and_its_line_in_the_docs():
     assert set(LIMITS) == set(alarms.RULES)
+    docs = (Path(__file__).parents[1] / "docs" / "health.md").read_text()
+    assert [name for name in alarms.RULES if f"\n| `{name}` | " not in docs] == []
 
 
 class Scalar(float):

@@ -99,7 +99,7 @@ def of_method(watched):
 
 def of_config(watched):
     config = config_of("quickstart")
-    config.probe.field = "label" if watched else ""
+    config.model.depth, config.probe.field = 1, "label" if watched else ""
     return build(config).objective, lambda size, seed=0: batch_of(seed=seed)
 
 
