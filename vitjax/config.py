@@ -44,7 +44,9 @@ def base_config() -> ml_collections.ConfigDict:
     d.image_column = ""  # of tables; '' and () are the usual names
     d.label_columns, d.text_columns = (), ()
     d.captions, d.text_length = 1, 77  # captions drawn a picture, and tokens of each
-    d.tokenizer = "bytes"
+    d.tokenizer = "bytes"  # or 'clip:PATH', 'hf:PATH', 'sentencepiece:PATH', of a vocabulary's file or folder
+    d.text_clean = ""  # before it: 'lower', or 'canonical' (without punctuation too); CLIP's own cleans by itself
+    d.text_pad = config_dict.placeholder(int)  # the id that fills up a text; None: what the vocabulary says
     d.max_boxes = 100  # a picture; of more the first ones stay
     d.mix = ml_collections.ConfigDict()  # {name: mix_part(path=..., weight=...)} of source 'mix'
     d.max_pixels = 178_956_970  # a picture with more is a bad record: half a gigabyte as RGB
