@@ -5,9 +5,9 @@
     python -m vitjax.main --config=... --config.data.tokenizer=hf:tokenizer.json
 
 DATA is whatever vitjax reads captions from; --config.data.text_columns=... and the other settings of the data may be
-given. Texts are read in lower case, digits one by one, and a word has the same pieces wherever it stands. Ids 0, 1 and 2
-are the padding, the beginning and the end of a text. All bytes are in the vocabulary, so that no text is unknown to it.
-The same captions give the same file. Needs the library tokenizers: pip install 'vitjax[text]'.
+given. Texts are read in lower case, digits one by one, and a word has the same pieces wherever it stands. Ids 0, 1
+and 2 are the padding, the beginning and the end of a text. All bytes are in the vocabulary, so that no text is unknown
+to it. The same captions give the same file. Needs the library tokenizers: pip install 'vitjax[text]'.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,33 +44,47 @@ def train(texts: Iterator[str], vocab_size: int, min_count: int) -> Any:
       UserError: the library is missing, there is no room for the bytes, or there is no text.
     """
     if vocab_size < LEAST:
-        raise UserError(f"--vocab_size={vocab_size} must be at least {LEAST}: all bytes, and {', '.join(SPECIALS)}")
+        raise UserError(
+            f"--vocab_size={vocab_size} must be at least {LEAST}: all bytes, and {', '.join(SPECIALS)}"
+        )
     try:
-        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+        import tokenizers
     except ImportError as error:
-        raise UserError("training a tokenizer needs the library tokenizers: pip install 'vitjax[text]'") from error
-    made = Tokenizer(models.BPE())
-    made.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-    )
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
-    )
-    made.decoder = decoders.ByteLevel()
+        raise UserError(
+            "training a tokenizer needs the library tokenizers: pip install 'vitjax[text]'"
+        ) from error
+    made = _untrained(tokenizers)
     counted = _Counted(texts)
-    trainer = trainers.BpeTrainer(
+    trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_count,
         special_tokens=list(SPECIALS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     made.train_from_iterator(counted, trainer)
     if not counted.count:
-        raise UserError("there are no captions: name a set that has some, and config.data.text_columns where needed")
+        raise UserError(
+            "there are no captions: name a set that has some, and config.data.text_columns where needed"
+        )
     around = [(token, made.token_to_id(token)) for token in (BEGIN, END)]
-    made.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A {END}", special_tokens=around)
+    template = f"{BEGIN} $A {END}"
+    made.post_processor = tokenizers.processors.TemplateProcessing(single=template, special_tokens=around)
     made.enable_padding(pad_id=made.token_to_id(PAD), pad_token=PAD)
+    return made
+
+
+def _untrained(tokenizers: Any) -> Any:
+    """How texts are read before they are cut, and put together afterwards."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    cleaned, cut = tokenizers.normalizers, tokenizers.pre_tokenizers
+    spaces = [cleaned.Replace(tokenizers.Regex(r"\s+"), " "), cleaned.Strip(), cleaned.Prepend(" ")]
+    made.normalizer = cleaned.Sequence([cleaned.NFC(), cleaned.Lowercase(), *spaces])
+    # The space before a first word is put there above: the splitter would put one before each digit.
+    made.pre_tokenizer = cut.Sequence(
+        [cut.Digits(individual_digits=True), cut.ByteLevel(add_prefix_space=False)]
+    )
+    made.decoder = tokenizers.decoders.ByteLevel()
     return made
 
 
@@ -90,11 +104,17 @@ def main(argv: Sequence[str]) -> int:
     """Writes the file and says what is in it."""
     options = cli.parser("train_tokenizer", __doc__)
     options.prog = "python tools/train_tokenizer.py"
-    options.add_argument("path", nargs="?", metavar="DATA", help="a folder, file, pattern or URL of captioned pictures")
+    options.add_argument(
+        "path", nargs="?", metavar="DATA", help="a folder, file, pattern or URL of captioned pictures"
+    )
     options.add_argument("--out", required=True, metavar="FILE.json", help="where the tokenizer is written")
-    options.add_argument("--vocab_size", type=int, default=8192, help="tokens at most, %(default)s by default")
+    options.add_argument(
+        "--vocab_size", type=int, default=8192, help="tokens at most, %(default)s by default"
+    )
     options.add_argument("--min_count", type=int, default=2, help="of a pair that becomes a token")
-    options.add_argument("--split", default="train", help="of the set; words of the test are no part of training")
+    options.add_argument(
+        "--split", default="train", help="of the set; words of the test are no part of training"
+    )
     values, given = cli.parse(options, argv)
     data = check.settings(values.path, given)
     source, fields = contents.open_splits(data, values.split)[values.split]
@@ -104,8 +124,8 @@ def main(argv: Sequence[str]) -> int:
     cache.put(Path(values.out), made.to_str(pretty=True).encode())
     longest, mean = _lengths(made, source)
     print(
-        f"Wrote {values.out}: {made.get_vocab_size():,} tokens, from {source!r}. Captions have {mean:.1f} tokens on average "
-        f"and {longest} at most, beginning and end included: use\n"
+        f"Wrote {values.out}: {made.get_vocab_size():,} tokens, from {source!r}. Captions have {mean:.1f} tokens on "
+        f"average and {longest} at most, beginning and end included: use\n"
         f"  --config.data.tokenizer=hf:{values.out} --config.data.text_length={longest}"
     )
     return 0

@@ -10,7 +10,7 @@ from vitjax.data import cleaning
     [
         ("  A\tphoto \n of\u3000it ", "a photo of it"),
         ("Tom &amp;amp; Jerry &lt;3", "tom & jerry <3"),
-        ("it\u2019s \u201cgood\u201d", "it's \"good\""),
+        ("it\u2019s \u201cgood\u201d", 'it\'s "good"'),
         ("\ufb01ne \uff21\uff11", "fine a1"),
         ("cafe\u0301 \x92n\x00o\ufeff", "caf\u00e9 'no"),
         ("\u017f\ufb05", "\u017f\u017ft"),

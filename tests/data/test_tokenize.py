@@ -45,7 +45,9 @@ def test_texts_for_siglip_have_no_punctuation():
 
 def test_a_tokenizer_travels_to_another_process():
     tokenizer = tokenize.of_bytes(9)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(tokenizer)).encode("abc"), tokenizer.encode("abc"))
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(tokenizer)).encode("abc"), tokenizer.encode("abc")
+    )
 
 
 def test_what_cannot_be_is_refused(tmp_path):

@@ -28,7 +28,7 @@ def test_captions_of_a_set_become_a_file_that_reads_them_in_few_tokens(tmp_path,
     assert (tokenizer.pad, tokenizer.begin, tokenizer.end) == (0, 1, 2) and 259 < tokenizer.vocab_size <= 400
     assert f"text_length={_longest(tokenizer, scenes)}" in capsys.readouterr().out
     written = "A  red disc, caf\u00e9 12 \U0001f642"
-    assert tokenizer.decode(tokenizer.encode(written)) == "a red disc, caf\u00e9 1 2 \U0001f642"
+    assert tokenizer.decode(tokenizer.encode(written)) == "a red disc, caf\u00e9 12 \U0001f642"
     assert tokenizer.encode("red disc").tolist()[1:3] == tokenizer.encode("disc red").tolist()[2:0:-1]
 
 

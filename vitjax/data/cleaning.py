@@ -10,7 +10,15 @@ _STRAIGHT |= dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"')
 # Letters that are two letters in one, as old encodings and printers have them; not those that languages use (ae, oe).
 _LIGATURES = "\u0132\u0133\u0149\u01f1\u01f2\u01f3\u01c4\u01c5\u01c6\u01c7\u01c8\u01c9\u01ca\u01cb\u01cc"
 _LIGATURES += "\ufb00\ufb01\ufb02\ufb03\ufb04\ufb06"
-_CONTROLS = (*range(0x09), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD))
+_CONTROLS = (
+    *range(0x09),
+    0x0B,
+    *range(0x0E, 0x20),
+    0x7F,
+    *range(0x206A, 0x2070),
+    0xFEFF,
+    *range(0xFFF9, 0xFFFD),
+)
 
 
 def _plain_letters() -> dict[int, str | None]:
@@ -20,7 +28,11 @@ def _plain_letters() -> dict[int, str | None]:
     joined[0xFB05] = "\u017ft"
     windows = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
     found = {0x3000: " ", **wide, **joined, **windows}
-    return {code: text.translate(_STRAIGHT) for code, text in found.items()} | _STRAIGHT | dict.fromkeys(_CONTROLS)
+    return (
+        {code: text.translate(_STRAIGHT) for code, text in found.items()}
+        | _STRAIGHT
+        | dict.fromkeys(_CONTROLS)
+    )
 
 
 _PLAIN = _plain_letters()
@@ -31,8 +43,8 @@ def clip(text: str) -> str:
     """The text as CLIP reads it: entities of HTML as letters (twice escaped ones too), plain letters and quotes, single
     spaces, lower case.
 
-    CLIP's own code calls ftfy, which also repairs text that was decoded by a wrong encoding ('cafÃ©'). That guesses, and
-    another release guesses otherwise; here such a text stays as it is, and every other comes out the same.
+    CLIP's own code calls ftfy, which also repairs text that was decoded by a wrong encoding ('caf\u00c3\u00a9'). That
+    guesses, and another release guesses otherwise; here such a text stays as it is, and others come out the same.
 
     Source: https://github.com/openai/CLIP/blob/main/clip/simple_tokenizer.py
     """

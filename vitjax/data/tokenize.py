@@ -78,13 +78,16 @@ def make(data: Any) -> Tokenizer:
             "beginning and one for its end; try 77"
         )
     if data.text_clean not in cleaning.FORMS:
-        raise UserError(f"config.data.text_clean={data.text_clean!r}: choose from {', '.join(map(repr, cleaning.FORMS))}")
+        choices = ", ".join(map(repr, cleaning.FORMS))
+        raise UserError(f"config.data.text_clean={data.text_clean!r}: choose from {choices}")
     name = data.tokenizer
     if name == "bytes":
         return _of(name, Bytes(), data.text_length, data.text_pad, data.text_clean)
     kind = vocabulary_files.kind_of(name)
     if not kind:
-        raise UserError(f"config.data.tokenizer={name!r} is not known; choose from {vocabulary_files.CHOICES}")
+        raise UserError(
+            f"config.data.tokenizer={name!r} is not known; choose from {vocabulary_files.CHOICES}"
+        )
     module = importlib.import_module(f"vitjax.data.tokenizers.{vocabulary_files.KINDS[kind][0]}")
     vocabulary = module.read(name, vocabulary_files.paths(name))
     made = _of(name, vocabulary, data.text_length, data.text_pad, data.text_clean)
@@ -125,7 +128,9 @@ def _of(
         )
     encode = functools.partial(_encode, vocabulary, text_length, pad, clean)
     decode = functools.partial(_decode, vocabulary, pad)
-    return Tokenizer(name, vocabulary.size, encode, decode, text_length, pad, vocabulary.begin, vocabulary.end)
+    return Tokenizer(
+        name, vocabulary.size, encode, decode, text_length, pad, vocabulary.begin, vocabulary.end
+    )
 
 
 def _encode(

@@ -45,8 +45,8 @@ def read(name: str, paths: Sequence[str]) -> "ClipBpe":
     except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
         raise UserError(
             f"config.data.tokenizer={name!r}: {' and '.join(paths)} cannot be read as CLIP's vocabulary "
-            f"({type(error).__name__}: {error}); name OpenAI's bpe_simple_vocab_16e6.txt.gz, or a folder with vocab.json "
-            "and merges.txt"
+            f"({type(error).__name__}: {error}); name OpenAI's bpe_simple_vocab_16e6.txt.gz, or a folder with "
+            "vocab.json and merges.txt"
         ) from error
 
 
@@ -65,9 +65,10 @@ class ClipBpe:
         self.begin, self.end = self._numbers[BEGIN], self._numbers[END]
         self.size = max(self._numbers.values()) + 1
         self._letters = _letters()
-        missing = [letter for letter in self._letters if letter not in self._numbers or letter + WORD_END not in self._numbers]
+        ends = [letter + WORD_END for letter in self._letters]
+        missing = [piece for piece in (*self._letters, *ends) if piece not in self._numbers]
         if missing:
-            raise ValueError(f"{len(missing)} of 256 bytes have no id")
+            raise ValueError(f"{len(missing)} of 512 bytes, alone and at the end of a word, have no id")
         self._known: dict[str, list[int]] = {}
 
     def ids(self, text: str, room: int) -> list[int]:
@@ -129,7 +130,8 @@ def _words(text: str) -> Iterator[str]:
             continue
         # Letters are letters to Unicode; whatever else is alphanumeric is a number.
         for is_letter, run in itertools.groupby(part, lambda sign: unicodedata.category(sign)[0] == "L"):
-            yield from ["".join(run)] if is_letter else run
+            signs = "".join(run)
+            yield from [signs] if is_letter else signs
 
 
 def _letters() -> list[str]:

@@ -29,8 +29,8 @@ def read(name: str, paths: Sequence[str]) -> "HuggingFace":
         return HuggingFace(tokenizers.Tokenizer.from_str(files.read(paths[0]).decode()))
     except Exception as error:  # the library raises plain Exception
         raise UserError(
-            f"config.data.tokenizer={name!r}: {paths[0]} cannot be read as a tokenizer ({error}); name a tokenizer.json "
-            "as Hugging Face's libraries and tools/train_tokenizer.py write it"
+            f"config.data.tokenizer={name!r}: {paths[0]} cannot be read as a tokenizer ({error}); name a "
+            "tokenizer.json as Hugging Face's libraries and tools/train_tokenizer.py write it"
         ) from error
 
 
@@ -73,5 +73,7 @@ def _around(made: Any) -> tuple[int | None, int | None]:
     more = len(whole) - len(alone)
     places = [k for k in range(more + 1) if whole[k : k + len(alone)] == alone]
     if not alone or not places or places[0] > 1 or more - places[0] > 1:
-        raise ValueError(f"it makes {whole} of a text of the tokens {alone}; one token before and one after are known")
+        raise ValueError(
+            f"it makes {whole} of a text of the tokens {alone}; one token before and one after are known"
+        )
     return (whole[0] if places[0] else None), (whole[-1] if more > places[0] else None)

@@ -24,7 +24,9 @@ def read(name: str, paths: Sequence[str]) -> "SentencePieces":
         ) from error
     try:
         return SentencePieces(sentencepiece.SentencePieceProcessor(model_proto=files.read(paths[0])))
-    except Exception as error:  # the library's errors are plain RuntimeErrors, and others for what is no model
+    except (
+        Exception
+    ) as error:  # the library's errors are plain RuntimeErrors, and others for what is no model
         raise UserError(
             f"config.data.tokenizer={name!r}: {paths[0]} cannot be read as a SentencePiece model ({error}); name the "
             ".model file that its trainer wrote"
@@ -32,7 +34,7 @@ def read(name: str, paths: Sequence[str]) -> "SentencePieces":
 
 
 class SentencePieces:
-    """The model's pieces; a text ends with the model's end token and has none for its beginning, as T5 and SigLIP do it.
+    """The model's pieces; a text ends with the model's end token and has none for its beginning, as with T5 and SigLIP.
 
     SigLIP pads with the end token, which is config.data.text_pad=1 with its vocabulary; the padding that a model names
     is the default.
