@@ -141,6 +141,34 @@ def accuracy_eval(**changes: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | dict(baselines=()) | changes)
 
 
+def zero_shot_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `zero_shot`; see `vitjax.evals.zero_shot`."""
+    settings = dict(
+        name="zero_shot",
+        every_steps=0,
+        eval_split="test",
+        fields=("label",),
+        eval_examples=0,
+        classes="",  # a file with the classes' names, one a line; '' is those of the data
+        templates="",  # a file with prompts, one a line with {} for the name; '' is seven of CLIP's
+        baselines=(),
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
+def retrieval_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `retrieval`; see `vitjax.evals.retrieval`."""
+    settings = dict(
+        name="retrieval",
+        every_steps=0,
+        eval_split="test",
+        eval_examples=0,
+        captions=5,  # of a picture; of more the first ones count
+        baselines=(),
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
 def default_evals() -> ml_collections.ConfigDict:
     """The evaluators of a run whose config names none, for `python -m vitjax.evaluate`."""
     return ml_collections.ConfigDict(dict(knn=knn_eval(), linear=linear_eval()))
