@@ -53,7 +53,7 @@ def found(home, tmp_path, capsys, monkeypatch):
 
 def test_the_best_matches_come_first_with_their_scores_on_a_sheet(found, tmp_path):
     names, scores, tiles = found("B", "--n=3")
-    assert names == ["blue.png", "purple.png", "red.png"] and scores == [1.0, 0.707, 0.0]
+    assert names == ["blue.png", "purple.png", "dark_red.png"] and scores == [1.0, 0.707, 0.0]
     assert [tile.lines[0][0] for tile in tiles] == ["1.000", "0.707", "0.000"]
     assert tiles[0].picture[5, 5].tolist() == [0, 0, 250]
     assert Image.open(tmp_path / "out.png").size[0] > 3 * 256

@@ -177,8 +177,8 @@ def read(path: Path, of: str) -> Index:
         ) from error
     if index.of != of:
         raise UserError(
-            f"--index={path} is of other pictures or another model (or the run went on since); remove it, and it is made "
-            "again, or name another file"
+            f"--index={path} is of other pictures or another model (or the run went on since); remove it, and it is "
+            "made again, or name another file"
         )
     return index
 
