@@ -1,13 +1,16 @@
 """Models with texts in a notebook, from a run and from an export."""
 
+import json
+
 import numpy as np
 import pytest
 from own_methods import towers_run
 
 import vitjax
-from vitjax import experiment, export
-from vitjax.config import Tracked
+from vitjax import evaluate, experiment, export
+from vitjax.config import Tracked, zero_shot_eval
 from vitjax.errors import UserError
+from vitjax.evals import prompts
 from vitjax.objective import Tokens
 
 COLOURS = {"red": (250, 0, 0, ["R"]), "green": (0, 250, 0, ["G", "a G"]), "blue": (0, 0, 250, ["B"])}
@@ -110,3 +113,20 @@ def test_a_run_goes_on_with_its_vocabulary_anywhere_and_with_no_other(tmp_path):
     assert list(changes(tmp_path / "moved.json")) == ["config.data.tokenizer"]
     with pytest.raises(UserError, match=r"began with tokens=.*--changed=tokens"):
         changes(words(tmp_path / "other.json", end="</e>"))
+
+
+def test_a_run_with_captions_names_the_classes_of_pictures_without_them(tmp_path, capsys):
+    config = towers_run.config_of(towers_run.pictures(tmp_path / "pictures", COLOURS))
+    config.evals.zero_shot = zero_shot_eval(every_steps=-1)
+    run = towers_run.run_of(tmp_path / "run", config)
+    labelled = {f"test/{name}/{k}": (*colour, []) for name, colour, k in (
+        ("R", (9, 0, 0), 0), ("G", (0, 9, 0), 0), ("B", (0, 0, 9), 0), ("B", (8, 1, 1), 1),
+    )}  # fmt: skip
+    towers_run.pictures(tmp_path / "labelled", labelled)
+    flags = [f"--config.data.path={tmp_path / 'labelled'}", "--config.data.fields=()"]
+    evaluate.main([f"--workdir={run}", *flags, "--config.evals.zero_shot.every_steps=0"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("zero_shot")]
+    assert line.split() == ["zero_shot", "75.0%", "-", "-", "4"]
+    (row,) = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    (told,) = [name for name in row if name.startswith("eval/zero_shot/prompts/seven-")]
+    assert row[told] == 3 * len(prompts.SEVEN)

@@ -34,7 +34,7 @@ BASELINES = ("random_init", "raw_pixels")
 OFF = -1  # of `every_steps`
 # The numbers that the table shows.
 SHARES = ("accuracy", "top5_accuracy", "recall_at_1", "recall_at_5", "recall_at_10")
-NAME_WIDTH = 28
+NAME_WIDTH = 24
 KEY = 2  # a deterministic `predict` ignores it
 
 
@@ -243,12 +243,13 @@ def _functions(
 def table(metrics: Mapping[str, float]) -> str:
     """The shares of what is right as a table, a line for each evaluator and label, the baselines beside the network."""
     variants = {"trained": "", "random init": "random_init/", "raw pixels": "raw_pixels/"}
-    lines = ["".join([f"{'':{NAME_WIDTH}}", *(f"{title:>13}" for title in variants), f"{'n':>10}"])]
-    for evaluator, rest in _shares(metrics):
+    shares = [(f"{name} {_said(metrics, name, rest)}".strip(), name, rest) for name, rest in _shares(metrics)]
+    width = max([NAME_WIDTH, *(len(name) for name, _, _ in shares)])
+    lines = ["".join([" " * width, *(f"{title:>13}" for title in variants), f"{'n':>10}"])]
+    for name, evaluator, rest in shares:
         values = [metrics.get(f"eval/{evaluator}/{prefix}{rest}") for prefix in variants.values()]
         shown = (f"{'-' if value is None else f'{100 * value:.1f}%':>13}" for value in values)
-        name = f"{evaluator} {_said(metrics, evaluator, rest)}".strip()
-        lines.append("".join([f"{name:{NAME_WIDTH}}", *shown, f"{metrics[f'eval/{evaluator}/n']:>10,}"]))
+        lines.append("".join([f"{name:{width}}", *shown, f"{metrics[f'eval/{evaluator}/n']:>10,}"]))
     return "\n".join(lines)
 
 

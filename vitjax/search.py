@@ -1,4 +1,4 @@
-"""Finds pictures by a description: the best matches of a folder, as a sheet to look at, with their scores.
+"""Finds pictures by a description: the best matches of a folder with their scores, as a sheet.
 
     python -m vitjax.search --workdir=DIR --images=FOLDER "a red bicycle"
     python -m vitjax.search --workdir=DIR --images=FOLDER --index=FOLDER.npz --n=40 --out=found.png "a red bicycle"
