@@ -47,7 +47,9 @@ def base_config() -> ml_collections.ConfigDict:
     d.image_column = ""  # of tables; '' and () are the usual names
     d.label_columns, d.text_columns = (), ()
     d.captions, d.text_length = 1, 77  # captions drawn a picture, and tokens of each
-    d.tokenizer = "bytes"
+    d.tokenizer = "bytes"  # or 'clip:PATH', 'hf:PATH', 'sentencepiece:PATH', of a vocabulary's file or folder
+    d.text_clean = ""  # before it: 'lower', or 'canonical' (without punctuation too); CLIP's own cleans by itself
+    d.text_pad = config_dict.placeholder(int)  # the id that fills up a text; None: what the vocabulary says
     d.max_boxes = 100  # a picture; of more the first ones stay
     d.mix = ml_collections.ConfigDict()  # {name: mix_part(path=..., weight=...)} of source 'mix'
     d.max_pixels = 178_956_970  # a picture with more is a bad record: half a gigabyte as RGB
@@ -208,6 +210,34 @@ def accuracy_eval(**changes: Any) -> ml_collections.ConfigDict:
     """The settings of the evaluator `accuracy`; see `vitjax.evals.accuracy`."""
     settings = dict(name="accuracy", every_steps=0, eval_split="test", fields=("label",), eval_examples=0)
     return ml_collections.ConfigDict(settings | dict(baselines=()) | changes)
+
+
+def zero_shot_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `zero_shot`; see `vitjax.evals.zero_shot`."""
+    settings = dict(
+        name="zero_shot",
+        every_steps=0,
+        eval_split="test",
+        fields=("label",),
+        eval_examples=0,
+        classes="",  # a file with the classes' names, one a line; '' is those of the data
+        templates="",  # a file with prompts, one a line with {} for the name; '' is seven of CLIP's
+        baselines=(),
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
+def retrieval_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `retrieval`; see `vitjax.evals.retrieval`."""
+    settings = dict(
+        name="retrieval",
+        every_steps=0,
+        eval_split="test",
+        eval_examples=0,
+        captions=5,  # of a picture; of more the first ones count
+        baselines=(),
+    )
+    return ml_collections.ConfigDict(settings | changes)
 
 
 def default_evals() -> ml_collections.ConfigDict:

@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 
 from vitjax import cli, devices, experiment, multihost, names, sharding
 from vitjax.config import Tracked, base_config, default_evals
-from vitjax.data import pipeline, sources
+from vitjax.data import pipeline, sources, tokenize
 from vitjax.data.bad_records import BadRecords
+from vitjax.data.tokenize import Tokenizer
 from vitjax.errors import RunError, UserError
 from vitjax.evals import Evaluator, features
 from vitjax.experiment import Experiment
@@ -31,6 +32,9 @@ from vitjax.writers import EVALUATIONS
 # What a number is compared with: a network of the same form before any training, and no network.
 BASELINES = ("random_init", "raw_pixels")
 OFF = -1  # of `every_steps`
+# The numbers that the table shows.
+SHARES = ("accuracy", "top5_accuracy", "recall_at_1", "recall_at_5", "recall_at_10")
+NAME_WIDTH = 24
 KEY = 2  # a deterministic `predict` ignores it
 
 
@@ -56,6 +60,7 @@ class Splits:
         self._form = pipeline.form(config.data)
         self._rows = sharding.local_rows(mesh, config.batch_size)
         self._sources: dict[str, Any] = {}
+        self._tokenizer: Tokenizer | None = None
         self._max_bad_fraction = config.data.max_bad_fraction
         self.bad: dict[str, set[int]] = {}
         self.met: dict[str, int] = {}
@@ -66,8 +71,22 @@ class Splits:
             self._sources[split] = sources.open_source(self._data, split)
         return self._sources[split]
 
-    def batches(self, split: str, limit: int = 0) -> Iterator[Mapping[str, np.ndarray]]:
-        """This process's part of every batch, each picture once; `limit` > 0 takes so many."""
+    def tokenizer(self) -> Tokenizer:
+        """That of the data, also where they have no captions: names of classes are texts, too.
+
+        Raises:
+          UserError: there is no such tokenizer.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = tokenize.make(self._data)
+        return self._tokenizer
+
+    def batches(self, split: str, limit: int = 0, captions: int = 0) -> Iterator[Mapping[str, np.ndarray]]:
+        """This process's part of every batch, each picture once; `limit` > 0 takes so many.
+
+        Args:
+          captions: slots for the captions of a picture, the first of which fill them; 0: as in training.
+        """
         self.met[split] = max(self.met.get(split, 0), limit or len(self.source(split)))
         made = pipeline.eval_batches(
             self.source(split),
@@ -77,7 +96,7 @@ class Splits:
             workers=self._workers,
             limit=limit,
             fields=pipeline.fields(self._data, self.source(split)),
-            form=self._form,
+            form=self._form._replace(captions=captions or self._form.captions),
         )
         with made:
             for batch in made:
@@ -134,8 +153,8 @@ def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> 
     module = names.find("evals", settings.name, f"config.evals.{name}.name")
     # The labels are those of the pictures to evaluate on: pretraining may have had none.
     labels = splits.source(settings.eval_split).class_names
-    pictures = {name: x for name, x in built.run.batch_spec.items() if name.split("/")[0] != "label"}
-    spec = pictures | {field: None for field in pipeline.labels(splits.source(settings.eval_split))}
+    fields = pipeline.fields(built.config.data, splits.source(settings.eval_split))
+    spec = {name: built.run.batch_spec.get(name) for name in ("image", "size", "row", "valid", *fields)}
     evaluator = module.make(settings, built.run._replace(batch_spec=spec, class_names=labels))
     for split in evaluator.splits:
         splits.source(split)
@@ -145,9 +164,15 @@ def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> 
             f"config.evals.{name} needs {', '.join(lacking)}, and config.objective.name="
             f"{built.config.objective.name!r} predicts {', '.join(built.objective.predict)}"
         )
+    if "text_embed" in evaluator.needs:
+        splits.tokenizer()
     unknown = [baseline for baseline in settings.baselines if baseline not in BASELINES]
     if unknown:
         raise UserError(f"config.evals.{name}.baselines={unknown}: choose from {', '.join(BASELINES)}")
+    if "raw_pixels" in settings.baselines and "text_embed" in evaluator.needs:
+        raise UserError(
+            f"config.evals.{name}.baselines={tuple(settings.baselines)}: pixels have no texts; leave 'raw_pixels' out"
+        )
     return Evaluation(evaluator, settings.every_steps, tuple(settings.baselines))
 
 
@@ -181,8 +206,11 @@ def evaluate(
             for f in pipeline.labels(splits.source(split))
         }
         functions = _functions(built, variables, variant, needs, mesh)
+        tokenizer = splits.tokenizer() if "text_embed" in needs else None
         with sharding.use(mesh):
-            extract = features.Extract(functions, splits.batches, sorted(fields), mesh, tell)
+            extract = features.Extract(
+                functions, splits.batches, sorted(fields), mesh, tell, tokenizer, built.config.batch_size
+            )
             for name, evaluation in asked.items():
                 prefix = f"eval/{name}/{variant}/" if variant else f"eval/{name}/"
                 title = f"{name} of {variant.replace('_', ' ')}" if variant else name
@@ -213,30 +241,42 @@ def _functions(
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """The accuracies as a table: a line for each evaluator and label, the baselines beside the trained network."""
+    """The shares of what is right as a table, a line for each evaluator and label, the baselines beside the network."""
     variants = {"trained": "", "random init": "random_init/", "raw pixels": "raw_pixels/"}
-    lines = ["".join([f"{'':24}", *(f"{title:>13}" for title in variants), f"{'n':>10}"])]
-    for evaluator, rest in _accuracies(metrics):
-        label = rest.removesuffix("accuracy").strip("/")
-        name = f"{evaluator} {label or '(mean)'}" if _has_labels(metrics, evaluator) else evaluator
+    shares = [(f"{name} {_said(metrics, name, rest)}".strip(), name, rest) for name, rest in _shares(metrics)]
+    width = max([NAME_WIDTH, *(len(name) for name, _, _ in shares)])
+    lines = ["".join([" " * width, *(f"{title:>13}" for title in variants), f"{'n':>10}"])]
+    for name, evaluator, rest in shares:
         values = [metrics.get(f"eval/{evaluator}/{prefix}{rest}") for prefix in variants.values()]
         shown = (f"{'-' if value is None else f'{100 * value:.1f}%':>13}" for value in values)
-        lines.append("".join([f"{name:24}", *shown, f"{metrics[f'eval/{evaluator}/n']:>10,}"]))
+        lines.append("".join([f"{name:{width}}", *shown, f"{metrics[f'eval/{evaluator}/n']:>10,}"]))
     return "\n".join(lines)
 
 
-def _accuracies(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """(evaluator, 'accuracy' or '<label>/accuracy') of the trained network's numbers."""
-    parts = [key.split("/", 2)[1:] for key in sorted(metrics) if key.startswith("eval/")]
-    return [
+def _said(metrics: Mapping[str, float], evaluator: str, rest: str) -> str:
+    """What the number `rest` of an evaluator is called in the table; the accuracy of a single label needs no name."""
+    label, _, number = rest.rpartition("/")
+    if number != "accuracy":
+        return " ".join([*label.split("/"), number.replace("_accuracy", "").replace("recall_at_", "R@")]).strip()
+    has_labels = any(name == evaluator and other.endswith("/accuracy") for name, other in _shares(metrics))
+    return (label or "(mean)") if has_labels else ""
+
+
+def _shares(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """(evaluator, 'accuracy' or '<label>/accuracy' or the like) of the trained network's numbers."""
+    parts = [key.split("/", 2)[1:] for key in metrics if key.startswith("eval/")]
+    shares = [
         (evaluator, rest)
         for evaluator, rest in parts
-        if rest.split("/")[-1] == "accuracy" and rest.split("/")[0] not in BASELINES
+        if rest.split("/")[-1] in SHARES and rest.split("/")[0] not in BASELINES
     ]
+    return sorted(shares, key=lambda share: (share[0], _place(share[1])))
 
 
-def _has_labels(metrics: Mapping[str, float], evaluator: str) -> bool:
-    return any(name == evaluator and rest != "accuracy" for name, rest in _accuracies(metrics))
+def _place(rest: str) -> tuple[str, int]:
+    """Where a number stands among those of its evaluator: by label, and each label's in the order of SHARES."""
+    label, _, number = rest.rpartition("/")
+    return label, SHARES.index(number)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -19,9 +19,9 @@ from jaxtyping import Int
 
 from vitjax import checkpoint, names, trees
 from vitjax.config import Tracked
-from vitjax.data import pipeline
+from vitjax.data import pipeline, vocabulary_files
 from vitjax.errors import UserError
-from vitjax.objective import Objective, Run
+from vitjax.objective import Objective, Run, Tokens
 from vitjax.workdir import is_remote, opened
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
@@ -31,8 +31,8 @@ WEIGHTS = "model.safetensors"
 # What may differ between the parts of one run.
 MAY_CHANGE = (
     "total_steps", "total_epochs", "log/", "alarms/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
-    "data/path", "data/workers", "data/cache_dir", "data/max_bad_fraction", "nonfinite", "max_rewinds", "grace_s",
-    "watchdog_s", "preempted_exit_code",
+    "data/path", "data/tokenizer", "data/workers", "data/cache_dir", "data/max_bad_fraction", "nonfinite",
+    "max_rewinds", "grace_s", "watchdog_s", "preempted_exit_code",
 )  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def title(config: Any) -> str:
 def prepare(config: Tracked, source: Any, path: Path | None) -> Experiment:
     """The experiment of a config on the pictures of `source`, to live in the directory `path`."""
     data = config.data
+    form = pipeline.form(data)
     spec = pipeline.batch_spec(
         source,
         batch_size=config.batch_size,
@@ -78,10 +79,13 @@ def prepare(config: Tracked, source: Any, path: Path | None) -> Experiment:
         crop=data.crop,
         size_px=data.size_px,
         fields=pipeline.fields(data, source),
-        form=pipeline.form(data),
+        form=form,
     )
     shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in spec.items()}
-    return build(config, surroundings(config, len(source), source.class_names, shapes), path)
+    run = surroundings(config, len(source), source.class_names, shapes)
+    if "text" in data.fields:
+        run = run._replace(tokens=Tokens(*(getattr(form.tokenizer, field) for field in Tokens._fields)))
+    return build(config, run, path)
 
 
 def surroundings(config: Tracked, num_examples: int, class_names: Mapping, batch_spec: Mapping) -> Run:
@@ -151,18 +155,26 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
             "batch_spec": {k: [list(s.shape), str(s.dtype)] for k, s in run.batch_spec.items()},
             "class_names": {k: list(v) for k, v in run.class_names.items()},
             "dtype": jnp.dtype(run.dtype).name,
+            "tokens": run.tokens and run.tokens._asdict(),
         },
     }
 
 
 def write_config(experiment: Experiment) -> None:
-    """Writes `config.json` into the experiment's directory, on the first process."""
+    """Writes `config.json` and the tokenizer's files into the experiment's directory, on the first process."""
     if jax.process_index():
         return
     experiment.path.mkdir(parents=True, exist_ok=True)
     partial = experiment.path / f"{FILE}.partial"
     partial.write_text(json.dumps(to_json(experiment), indent=1))
     partial.replace(experiment.path / FILE)
+    keep_tokenizer(experiment, experiment.path)
+
+
+def keep_tokenizer(experiment: Experiment, folder: Path) -> None:
+    """Copies the files of the tokenizer to where `read_config` finds them, if the model has texts."""
+    if experiment.run.tokens is not None:
+        vocabulary_files.keep(experiment.config.data.tokenizer, folder)
 
 
 def changes(experiment: Experiment, meant: Sequence[str] = ()) -> dict[str, str]:
@@ -170,7 +182,8 @@ def changes(experiment: Experiment, meant: Sequence[str] = ()) -> dict[str, str]
 
     A run's length, its log, evaluators, mesh and loader may change; whatever else does would make the rest
     of the run another experiment, unless the user says that it is `meant` ('config.a.b'). 'pictures' and
-    'classes' stand for the data: with one picture more all later epochs have another order.
+    'classes' stand for the data: with one picture more all later epochs have another order. 'tokens' stands for what
+    is in the tokenizer's files, wherever they are.
 
     Raises:
       UserError: something else differs, or `meant` names a setting that there is not.
@@ -198,6 +211,7 @@ def _settings(saved: Mapping[str, Any]) -> dict[str, str]:
     """Path -> text of all that makes a run what it is: its config, what its data are, and the type it computes in."""
     run = saved["run"]
     data = {"pictures": round(run["steps_per_epoch"] * run["batch_size"]), "classes": run["class_names"]}
+    data["tokens"] = run.get("tokens")
     facts = {name: json.dumps(value) for name, value in data.items()}
     # As resolved: 'auto' is another type on another machine.
     return trees.flatten(_tuples_as_text(saved["config"])) | facts | {"dtype": json.dumps(run["dtype"])}
@@ -205,12 +219,14 @@ def _settings(saved: Mapping[str, Any]) -> dict[str, str]:
 
 def _key(path: str) -> str:
     """What the user calls it."""
-    return path if path in ("pictures", "classes") else f"config.{path.replace('/', '.')}"
+    return path if path in ("pictures", "classes", "tokens") else f"config.{path.replace('/', '.')}"
 
 
 def read_config(path: str | Path) -> ml_collections.ConfigDict:
-    """The resolved config that a run's directory or an export holds."""
-    return ml_collections.ConfigDict(_tuples(_read_file(path)["config"]))
+    """The resolved config that a run's directory or an export holds; its tokenizer is the copy that is kept there."""
+    config = ml_collections.ConfigDict(_tuples(_read_file(path)["config"]))
+    config.data.tokenizer = vocabulary_files.kept(config.data.tokenizer, path)
+    return config
 
 
 def read(path: str | Path, config: Tracked | None = None) -> Experiment:
@@ -225,8 +241,9 @@ def read(path: str | Path, config: Tracked | None = None) -> Experiment:
     config = Tracked(read_config(path)) if config is None else config
     run = _tuples(_read_file(path)["run"])
     spec = {k: jax.ShapeDtypeStruct(tuple(s), np.dtype(d)) for k, (s, d) in run["batch_spec"].items()}
+    tokens = run.get("tokens") and Tokens(**run["tokens"])
     # The computation's type belongs to the machine that reads, unless the config fixes it.
-    run = run | {"batch_spec": spec, "dtype": _dtype(config.dtype)}
+    run = run | {"batch_spec": spec, "dtype": _dtype(config.dtype), "tokens": tokens}
     return build(config, Run(**run), opened(path))
 
 

@@ -69,6 +69,7 @@ def write_vitjax(built: Experiment, variables: Any, step: int, folder: Path) -> 
     facts = _config(built, flat, step)
     (folder / experiment.WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors writes for its user alone
     (folder / experiment.FILE).write_text(json.dumps(facts, indent=1))
+    experiment.keep_tokenizer(built, folder)
     (folder / model_card.FILE).write_text(model_card.card(facts, model_card.numbers(built.path)))
     _compare(model.Model(built, variables), model.load(folder))
 

@@ -1,6 +1,7 @@
 """A trained model in a notebook: `vitjax.load(path)`, of a run or an export, on one device."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vitjax import experiment
+from vitjax.data import tokenize
 from vitjax.errors import UserError
+from vitjax.evals import prompts
 from vitjax.experiment import Experiment
 
 Pictures = UInt8[np.ndarray, "B H W 3"] | Sequence[UInt8[np.ndarray, "h w 3"]]
 
 MAX_BATCH = 64
+MAX_TEXTS = 256
 # Pixels of one batch's canvas: 2^24 are 200 MB as float32, which a laptop has.
 MAX_PIXELS = 2**24
 KEY = 0  # the same pictures give the same prediction, even one that draws at random
@@ -31,7 +35,7 @@ def load(path: str | Path) -> "Model":
 
 
 class Model:
-    """Pictures in, what the objective predicts out.
+    """Pictures (and texts, where it was trained with them) in, what the objective predicts out.
 
     Attributes:
       config: the run's, resolved.
@@ -59,16 +63,61 @@ class Model:
         """
         return self.predict("features", pictures)
 
+    def image_embed(self, pictures: Pictures) -> Float[np.ndarray, "B E"]:
+        """Unit vectors of pictures, to be compared with those of texts; pictures as for `features`.
+
+        Raises:
+          UserError: the model was not trained with texts, or something else than such pictures was given.
+        """
+        return self.predict("image_embed", pictures)
+
+    def text_embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B E"]:
+        """Unit vectors of texts: `model.image_embed(pictures) @ model.text_embed(texts).T` says how well they fit.
+
+        Raises:
+          UserError: the model was not trained with texts, or something else than texts was given.
+        """
+        function = self._function("text_embed")
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"texts must be a list of str, such as ['a red bicycle'], and not {texts!r:.80}")
+        tokens = [self.tokenizer.encode(text) for text in texts]
+        parts = [tokens[i : i + MAX_TEXTS] for i in range(0, len(tokens), MAX_TEXTS)]
+        return np.concatenate([self._texts(function, part) for part in parts or [[]]])
+
+    def zero_shot(
+        self, pictures: Pictures, names: Sequence[str], templates: Sequence[str] = prompts.SEVEN
+    ) -> Float[np.ndarray, "B K"]:
+        """The cosine of each picture with each name, so that `names[row.argmax()]` is what it shows.
+
+        A name is the mean of its prompts: `templates` with the name in place of {}. The cosines lie close together;
+        they are to be compared in their row.
+
+        Raises:
+          UserError: the model was not trained with texts, there are no names, or a template has no {}.
+        """
+        without = [sentence for sentence in templates if prompts.SLOT not in sentence]
+        if without or not templates or not names or isinstance(names, str):
+            raise UserError(
+                f"zero_shot takes a list of names, not {names!r:.80}, and templates with a place for them "
+                f"({prompts.SLOT}): {without or list(templates)}"
+            )
+        texts = prompts.Templates("", tuple(templates)).prompts(names)
+        vectors = prompts.class_vectors(self.text_embed(texts), len(names))
+        return prompts.unit(self.image_embed(pictures)) @ vectors.T
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenize.Tokenizer:
+        """What texts are to this model."""
+        return tokenize.make(self.config.data)
+
     def predict(self, name: str, pictures: Pictures) -> Any:
         """What the objective predicts under `name` (one of `outputs`), a row a picture, as numpy arrays.
 
         Raises:
           UserError: there is no such output, or something else than pictures was given.
         """
-        if name not in self._functions:
-            raise UserError(f"this model predicts {', '.join(self.outputs)}; it has no {name!r}")
+        function, key = self._function(name), jax.random.key(KEY)
         pictures = _checked(pictures)
-        function, key = self._functions[name], jax.random.key(KEY)
         if not len(pictures):
             shapes = jax.eval_shape(function, self.variables, _batch([], [], 1, (32, 32)), key)
             return jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), shapes)
@@ -80,6 +129,19 @@ class Model:
             order.extend(group)
         back = np.argsort(order)
         return jax.tree.map(lambda *rows: np.concatenate(rows)[back], *parts)
+
+    def _function(self, name: str) -> Callable:
+        if name not in self._functions:
+            raise UserError(f"this model predicts {', '.join(self.outputs)}; it has no {name!r}")
+        return self._functions[name]
+
+    def _texts(self, function: Callable, tokens: Sequence[np.ndarray]) -> Float[np.ndarray, "B E"]:
+        """Up to MAX_TEXTS texts, in a batch of a size that many calls share."""
+        text = np.zeros((_padded(max(1, len(tokens))), self.tokenizer.text_length), np.int32)
+        text[: len(tokens)] = np.reshape(tokens, (-1, text.shape[1]))
+        rows = np.arange(len(text), dtype=np.int32)
+        batch = {"text": text, "row": rows, "valid": rows < len(tokens)}
+        return jax.device_get(function(self.variables, batch, jax.random.key(KEY)))[: len(tokens)]
 
     def __repr__(self) -> str:
         count = sum(x.size for x in jax.tree.leaves(self.variables["params"]))

@@ -63,6 +63,17 @@ class Objective(NamedTuple):
     predict: Mapping[str, Callable[[Tree, Batch, Array], Tree]]
 
 
+class Tokens(NamedTuple):
+    """What texts are to a model; see `vitjax.data.tokenize.Tokenizer`."""
+
+    vocab_size: int
+    text_length: int
+    pad: int
+    begin: int | None
+    end: int | None
+    digest: str = ""
+
+
 class Run(NamedTuple):
     """What a method may know of its surroundings.
 
@@ -73,6 +84,7 @@ class Run(NamedTuple):
       batch_spec: name -> jax.ShapeDtypeStruct of the global batch on the device.
       class_names: label field -> names.
       dtype: of the computation; parameters and reductions stay float32.
+      tokens: of the texts in the batch; None where it has none.
     """
 
     total_steps: int
@@ -81,6 +93,7 @@ class Run(NamedTuple):
     batch_spec: Mapping[str, jax.ShapeDtypeStruct]
     class_names: Mapping[str, Sequence[str]]
     dtype: Any
+    tokens: Tokens | None = None
 
 
 class Player(NamedTuple):

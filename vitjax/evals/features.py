@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from vitjax import augment, multihost, sharding
+from vitjax.data.tokenize import Tokenizer
 from vitjax.errors import UserError
 
 RAW_PIXELS_PX = 32
@@ -20,7 +21,10 @@ Tell = Callable[[str], None]
 
 
 class Features(NamedTuple):
-    """Features and labels of the n pictures of a split that could be decoded; n_bad could not."""
+    """Features and labels of the n pictures of a split that could be decoded; n_bad could not.
+
+    What else of the batches was asked for stands among the labels.
+    """
 
     x: Float[np.ndarray, "n D"]
     labels: dict[str, Int[np.ndarray, " n"]]
@@ -68,17 +72,22 @@ class Extract:
 
     Attributes:
       functions: output -> function of a device batch, with the weights inside.
-      batches: (split, limit) -> host batches.
+      batches: (split, limit) -> host batches; a third argument, of those who ask for texts, is how many slots a
+        picture has for its captions.
       fields: all label fields of the data.
       tell: called with every batch. An evaluator that computes for long calls it too, every so often: a run
         that says nothing for `config.watchdog_s` is taken for one that hangs.
+      tokenizer: of the texts; None where no evaluator needs one.
+      batch_size: of texts that are embedded together.
     """
 
     functions: Mapping[str, Callable[[Mapping[str, Array]], Float[Array, "B D"]]]
-    batches: Callable[[str, int], Iterable[Mapping[str, np.ndarray]]]
+    batches: Callable[..., Iterable[Mapping[str, np.ndarray]]]
     fields: Sequence[str]
     mesh: Mesh
     tell: Tell = silent
+    tokenizer: Tokenizer | None = None
+    batch_size: int = 256
     done: dict[tuple[str, str, int], Features] = dataclasses.field(default_factory=dict)
 
     def __call__(self, output: str, split: str, limit: int, wanted: Sequence[str]) -> Features:
@@ -87,6 +96,32 @@ class Extract:
             batches = self._told(split, self.batches(split, limit))
             self.done[key] = extract(self.functions[output], batches, self.fields, self.mesh)
         return _labelled(self.done[key], wanted, split)
+
+    def captioned(self, output: str, split: str, limit: int, captions: int) -> Features:
+        """Features of all pictures, with 'text' [n, C, L] and 'text_valid' [n, C] of their first `captions` captions.
+
+        Raises:
+          UserError: as `extract`.
+        """
+        batches = self._told(split, self.batches(split, limit, captions))
+        return extract(self.functions[output], batches, ("text", "text_valid"), self.mesh)
+
+    def texts(self, tokens: Int[np.ndarray, "n L"]) -> Float[np.ndarray, "n E"]:
+        """What 'text_embed' makes of texts, as `tokenizer.encode` writes them; equal ones are embedded once."""
+        distinct, places = np.unique(tokens, axis=0, return_inverse=True)
+        found = extract(self.functions["text_embed"], self._text_batches(distinct), (), self.mesh)
+        return found.x[places.reshape(-1)]
+
+    def _text_batches(self, tokens: Int[np.ndarray, "n L"]) -> Iterator[dict[str, np.ndarray]]:
+        """This process's rows of every batch of texts; the last one is filled up."""
+        size = self.batch_size
+        rows = sharding.local_rows(self.mesh, size)
+        for start in range(0, len(tokens), size):
+            self.tell(f"texts from {start:,} of {len(tokens):,}")
+            valid = start + rows < len(tokens)
+            text = np.where(valid[:, None], tokens[np.minimum(start + rows, len(tokens) - 1)], 0)
+            bad = np.full(len(rows), -1, np.int64)
+            yield {"text": text.astype(np.int32), "row": rows.astype(np.int32), "valid": valid, "bad_index": bad}
 
     def titled(self, title: str) -> "Extract":
         """The same, with what it tells under a title."""
@@ -242,8 +277,8 @@ def _dispatched(features_of, batches, fields, mesh) -> Iterator[dict[str, Array]
     for batch in batches:
         missing = [field for field in fields if field not in batch]
         if missing:
-            known = ", ".join(name for name in batch if name.startswith("label"))
-            raise UserError(f"the pictures have no label {missing[0]!r}; there are: {known or 'none'}")
+            known = ", ".join(name for name in batch if name.startswith(("label", "text")))
+            raise UserError(f"the pictures have no {missing[0]!r}; there are: {known or 'none'}")
         # Bad pictures travel like the labels, so that several processes need no special case.
         on_device = sharding.put_batch({**batch, "bad": batch["bad_index"] >= 0}, mesh)
         bad, valid = on_device.pop("bad"), on_device["valid"]

@@ -1,0 +1,97 @@
+"""Names of classes as texts: prompts, and the direction of each class among the embeddings of texts.
+
+Source: Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 3.1.4; the seven templates are those that
+OpenAI's notebook on ImageNet names as the best few.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from vitjax.data import captions
+from vitjax.errors import UserError
+
+SEVEN = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+SLOT = "{}"
+
+
+class Templates(NamedTuple):
+    """Sentences with a place for a name, and what they are called in a result."""
+
+    name: str
+    sentences: tuple[str, ...]
+
+    def prompts(self, names: Sequence[str]) -> list[str]:
+        """All sentences with the first name, then all with the second, and so on; '_' in a name is a space."""
+        return [
+            sentence.replace(SLOT, name.replace("_", " ")) for name in names for sentence in self.sentences
+        ]
+
+
+def read_templates(path: str, setting: str) -> Templates:
+    """The sentences in a file, one a line; without a file SEVEN.
+
+    Raises:
+      UserError: the file cannot be read, or a line has no {}.
+    """
+    if not path:
+        return Templates("seven", SEVEN)
+    sentences = _lines(path, setting)
+    for number, sentence in enumerate(sentences, 1):
+        if SLOT not in sentence:
+            raise UserError(
+                f"{setting}={path!r}: line {number} is {sentence!r}; a prompt has {SLOT} where the name goes"
+            )
+    return Templates(os.path.splitext(os.path.basename(path))[0], sentences)
+
+
+def read_names(path: str, setting: str, count: int) -> tuple[str, ...]:
+    """The names in a file, one a line, in the order of the classes.
+
+    Raises:
+      UserError: the file cannot be read, or has more or fewer names than there are classes.
+    """
+    names = _lines(path, setting)
+    if len(names) != count:
+        raise UserError(
+            f"{setting}={path!r} has {len(names)} names, and the data {count} classes; one a line, in their order"
+        )
+    return names
+
+
+def digest(texts: Sequence[str]) -> str:
+    """Eight digits that stand for these texts in this order."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+
+
+def class_vectors(embedded: Float[np.ndarray, "KT E"], classes: int) -> Float[np.ndarray, "K E"]:
+    """The unit vector of each class: its prompts' unit vectors, their mean, and that again at length one."""
+    by_class = unit(embedded).reshape(classes, -1, embedded.shape[-1])
+    return unit(by_class.mean(1))
+
+
+def unit(x: Float[np.ndarray, "... E"]) -> Float[np.ndarray, "... E"]:
+    """Vectors of length one, in the precision of `x`; one of length zero stays so."""
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def _lines(path: str, setting: str) -> tuple[str, ...]:
+    try:
+        found = captions.lines(os.path.expanduser(path))
+    except OSError as error:
+        raise UserError(f"{setting}={path!r} cannot be read ({error.strerror or error})") from error
+    if not found:
+        raise UserError(f"{setting}={path!r} is empty; one a line is wanted")
+    return found
