@@ -180,7 +180,9 @@ def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDi
     small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
     if config.model.name == "resnet":
         small["depth"] = 18  # the shallowest there is
-    for section in (config.model, config.objective):
+    if config.model.name == "clip_resnet":
+        small |= dict(blocks=(1, 1, 1, 1))
+    for section in [config[name] for name in ("model", "objective", "text") if name in config]:
         section.update({key: value for key, value in small.items() if key in section})
     for settings in config.evals.values():
         settings.update(
