@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-
 CONSTANTS = {"logit_scale": np.log(10.0), "logit_bias": -2.0}
 
 

@@ -184,6 +184,8 @@ def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDi
         small |= dict(blocks=(1, 1, 1, 1))
     for section in [config[name] for name in ("model", "objective", "text") if name in config]:
         section.update({key: value for key, value in small.items() if key in section})
+    if "towers" in config:
+        config.towers.embed_dim = small["width"]  # towers without a projection have no other
     for settings in config.evals.values():
         settings.update(
             {k: v for k, v in dict(train_split="train", eval_split="test").items() if k in settings}

@@ -3,6 +3,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from vitjax import trees
+from vitjax.config import base_config, form
 from vitjax.models import two_towers
 from vitjax.models.published import PUBLISHED
 
@@ -87,3 +88,13 @@ def test_weight_names_are_those_that_sharding_and_layer_decay_know():
     assert flat["text/block_11/attention/qkv/kernel"].shape == (512, 1536)
     assert flat["backbone/block_00/mlp/fc1/kernel"].shape == (768, 3072)
     assert "backbone/patch/bias" not in flat and flat["backbone/norm_pre/scale"].shape == (768,)
+
+
+@pytest.mark.parametrize("name", ["ViT-B/32", "RN50", "SigLIP-B/16"])
+def test_the_tiny_form_of_published_towers_is_tiny_and_fits_together(name):
+    c = base_config()
+    c.data.update(PUBLISHED[name]["data"])
+    for section in ("model", "text", "towers"):
+        c[section] = ConfigDict(PUBLISHED[name][section])
+    c.text.vocab_size, c.text.eos_id = 64, 63
+    assert count(shapes(form(c, "tiny"))["params"]) < 10_000_000

@@ -77,7 +77,7 @@ def test_near_zero_there_is_no_direction_but_a_finite_gradient():
 
 def test_a_tower_without_projection_must_have_the_width_of_the_embedding():
     module = tiny_towers.build("clip", towers=dict(image_projection="none"))
-    with pytest.raises(UserError, match="config.towers.image_projection='none' needs .* embed_dim=12 features, not 16"):
+    with pytest.raises(UserError, match="config.towers.image_projection='none' needs .*embed_dim=12 features, not 16"):
         jax.eval_shape(module.init, jax.random.key(0), pictures(), IDS)
 
 

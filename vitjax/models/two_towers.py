@@ -110,7 +110,10 @@ class TwoTowers(nn.Module):
 
 
 def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
-    """x over its Euclidean norm, in float32; near zero, where there is no direction, it and its gradient stay finite."""
+    """x over its Euclidean norm, in float32.
+
+    Near zero, where there is no direction, it and its gradient stay finite.
+    """
     x = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(squared, MIN_NORM**2))
