@@ -2,8 +2,8 @@
 
     python -m vitjax.export --workdir=DIR --out=DIR [--format=transformers]
 
-By default for `vitjax.load(DIR)`; 'transformers' is for `transformers.AutoModel.from_pretrained(DIR)`, and there is
-of CLIP and SigLIP alone. Nothing is written before the written files were opened again and gave the features of the run.
+By default for `vitjax.load(DIR)`; 'transformers' is for `transformers.AutoModel.from_pretrained(DIR)`, of CLIP
+and SigLIP alone. Nothing is written before the written files were opened again and gave the features of the run.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The embeddings of transformers' and open_clip's models with fresh weights, which they load again when written back."""
+"""The embeddings of transformers' and open_clip's fresh models; written back, the weights are theirs again."""
 
 import jax
 import jax.numpy as jnp
