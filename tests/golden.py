@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+CONSTANTS = {"logit_scale": np.log(10.0), "logit_bias": -2.0}
+
 
 def wave(start: float, shape: Sequence[int]) -> np.ndarray:
     """float64 [shape] whose flat element k is sin(start + k)."""
@@ -22,6 +24,8 @@ def _entry(name: str, i: int, shape: tuple[int, ...]) -> np.ndarray:
     h = h * 2246822519 % 2**32
     h ^= h >> np.uint64(13)
     a = (2.0 * h / 2**32 - 1).reshape(shape)
+    if name in CONSTANTS:
+        return np.full(shape, CONSTANTS[name])
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
     if name.endswith("running_var"):

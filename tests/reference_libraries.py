@@ -33,3 +33,8 @@ def timm() -> ModuleType:
 def transformers() -> ModuleType:
     torch()
     return pytest.importorskip("transformers")
+
+
+def open_clip() -> ModuleType:
+    torch()
+    return pytest.importorskip("open_clip")

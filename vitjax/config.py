@@ -296,9 +296,13 @@ def form(
     shallowest = dict(resnet=18, vgg=11)
     if config.model.name in shallowest:
         small |= dict(depth=shallowest[config.model.name], width=8)
-    for section in (config.model, config.objective):
+    if config.model.name == "clip_resnet":
+        small |= dict(blocks=(1, 1, 1, 1))
+    for section in [config[name] for name in ("model", "objective", "text") if name in config]:
         section.update({key: value for key, value in small.items() if key in section})
         _shrink(section)
+    if "towers" in config:
+        config.towers.embed_dim = small["width"]  # towers without a projection have no other
     for settings in config.evals.values():
         settings.update(
             {k: v for k, v in dict(train_split="train", eval_split="test").items() if k in settings}

@@ -1,8 +1,9 @@
 """Takes the weights of a run away: safetensors, a JSON config and a model card.
 
-    python -m vitjax.export --workdir=DIR --out=DIR
+    python -m vitjax.export --workdir=DIR --out=DIR [--format=transformers]
 
-Nothing is written before the written files were opened again and gave the features of the run.
+By default for `vitjax.load(DIR)`; 'transformers' is for `transformers.AutoModel.from_pretrained(DIR)`, of CLIP
+and SigLIP alone. Nothing is written before the written files were opened again and gave the features of the run.
 """
 
 import json
@@ -14,20 +15,24 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import vitjax
 from vitjax import cli, experiment, model, model_card, trees
 from vitjax.errors import UserError
 from vitjax.experiment import Experiment
+from vitjax.interop import huggingface, table
 from vitjax.workdir import is_remote
 
 TOLERANCE = 1e-6
 BATCHES = (1, 3, 17)
+COMPARED = ("features", "image_embed")  # outputs of pictures
 # What these models fix in code and so have in no config; a user of the weights needs it all the same.
 FIXED = {
     "resnet": {"pool": "gap", "activation": "relu", "norm_eps": 1e-5},
     "vgg": {"activation": "relu", "norm_eps": 1e-5},
+    "clip_vit": {"pre_norm": True, "patch_bias": False},
+    "clip_resnet": {"pool": "attention", "activation": "relu", "norm_eps": 1e-5},
 }
 
 
@@ -74,30 +79,54 @@ def write_vitjax(built: Experiment, variables: Any, step: int, folder: Path) -> 
     _compare(model.Model(built, variables), model.load(folder))
 
 
-FORMATS: dict[str, Callable[[Experiment, Any, int, Path], None]] = {"vitjax": write_vitjax}
+def write_transformers(built: Experiment, variables: Any, step: int, folder: Path) -> None:
+    """The directory of a CLIP or SigLIP of Hugging Face, in float32.
+
+    Raises:
+      UserError: transformers has no class for the model.
+    """
+    flat = {path: _stored(np.asarray(x)) for path, x in trees.flatten(variables).items()}
+    files = huggingface.files(built.config, trees.unstack(flat))
+    weights = folder / experiment.WEIGHTS
+    save_file(files.tensors, weights, metadata={"format": "pt"})
+    weights.chmod(folder.stat().st_mode & 0o666)
+    for name, facts in files.json.items():
+        (folder / name).write_text(json.dumps(facts, indent=2))
+    back = trees.stack(table.read(load_file(weights), files.rows), flat)
+    if any(not np.array_equal(back[path], x, equal_nan=True) for path, x in flat.items()):
+        raise RuntimeError("the weights that were written are not the run's; nothing was written")
+    _compare(model.Model(built, variables), model.Model(built, trees.unflatten(back)))
+
+
+FORMATS: dict[str, Callable[[Experiment, Any, int, Path], None]] = {
+    "vitjax": write_vitjax,
+    "transformers": write_transformers,
+}
+OPENED_BY = {"vitjax": "vitjax.load", "transformers": "transformers.AutoModel.from_pretrained"}
 
 
 def _stored(x: np.ndarray) -> np.ndarray:
     """An array as it is stored: floats as float32, in C order, which safetensors does not see to itself."""
-    return np.ascontiguousarray(x, np.float32 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
+    # Not np.ascontiguousarray, which makes a scalar (CLIP's logit scale) an array of one.
+    return np.asarray(x, np.float32 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype, order="C")
 
 
 def _compare(run: model.Model, exported: model.Model) -> None:
     """Raises:
-    RuntimeError: features of random pictures differ.
+    RuntimeError: features or embeddings of random pictures differ.
     """
-    if "features" not in run.outputs:
-        return
+    outputs = [name for name in COMPARED if name in run.outputs]
     draw, side = np.random.default_rng(0), run.config.data.size_px
     for count in BATCHES:
         # One size a batch: every canvas is compiled twice.
         pictures = draw.integers(0, 256, (count, side + count, 2 * side, 3), np.uint8)
-        difference = np.abs(run.features(pictures) - exported.features(pictures)).max()
-        if not difference <= TOLERANCE:
-            raise RuntimeError(
-                f"the exported model's features differ from the run's by {difference:.2g} (batch of {count}; "
-                f"at most {TOLERANCE:g} is right); nothing was written"
-            )
+        for name in outputs:
+            difference = np.abs(run.predict(name, pictures) - exported.predict(name, pictures)).max()
+            if not difference <= TOLERANCE:
+                raise RuntimeError(
+                    f"the exported model's {name} differ from the run's by {difference:.2g} (batch of {count}; "
+                    f"at most {TOLERANCE:g} is right); nothing was written"
+                )
 
 
 def _config(built: Experiment, flat: Mapping[str, np.ndarray], step: int) -> dict[str, Any]:
@@ -136,7 +165,8 @@ def main(argv: Sequence[str]) -> None:
     if given:
         raise UserError(f"{given[0]}: an export takes the config of the run; no setting can be changed")
     out = export(values.workdir, values.out, values.format)
-    print(f"Wrote {out}; its features equal the run's. Open it with vitjax.load({str(out)!r}).")
+    opened_by = OPENED_BY[values.format]
+    print(f"Wrote {out}; its features equal the run's. Open it with {opened_by}({str(out)!r}).")
 
 
 if __name__ == "__main__":

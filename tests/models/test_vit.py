@@ -175,6 +175,13 @@ def test_attention_is_that_of_jax():
     np.testing.assert_allclose(ours, wanted, atol=1e-6)
 
 
+def test_causal_attention_is_that_of_jax():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 12))
+    heads = [x.reshape(2, 5, 3, 4) for x in (q, k, v)]
+    wanted = jax.nn.dot_product_attention(*heads, is_causal=True).reshape(2, 5, 12)
+    np.testing.assert_allclose(vit.attend(q, k, v, 3, causal=True), wanted, atol=1e-6)
+
+
 def test_gelu_is_the_exact_one():
     x = jnp.linspace(-6, 6, 101)
     np.testing.assert_allclose(vit.ACTIVATIONS["gelu"](x), jax.nn.gelu(x, approximate=False), atol=1e-6)

@@ -6,7 +6,7 @@ each leaf; both compute the same numbers.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,6 +37,15 @@ ATTENTIONS = ("xla", "cudnn")
 
 XAVIER = nn.initializers.xavier_uniform()
 NORMAL = nn.initializers.normal(0.02)
+
+
+class Inits(NamedTuple):
+    """How the kernels of a block begin; its biases begin at zero."""
+
+    qkv: nn.initializers.Initializer = XAVIER
+    out: nn.initializers.Initializer = XAVIER
+    fc1: nn.initializers.Initializer = XAVIER
+    fc2: nn.initializers.Initializer = XAVIER
 
 
 def make(config: Any, dtype: Any = jnp.float32) -> "ViT":
@@ -79,6 +88,8 @@ class ViT(nn.Module):
 
     Pictures may have another size than those it was built for: fixed positions are made for any grid, learned ones
     are resampled, those of the class token kept.
+
+    `pre_norm` and `patch_bias` are CLIP's departures: a norm before the first block, and patches without a bias.
     """
 
     width: int
@@ -95,21 +106,27 @@ class ViT(nn.Module):
     scan: bool = False
     remat: bool = False
     attention: str = "xla"
+    pre_norm: bool = False
+    patch_bias: bool = True
+    embedding_init: nn.initializers.Initializer = NORMAL
     dtype: Any = jnp.float32
 
     def setup(self):
-        self.embedding = Embed(self.width, self.patch_px, self.posemb, self.dtype)
+        self.embedding = Embed(
+            self.width, self.patch_px, self.posemb, self.dtype, self.patch_bias, self.embedding_init
+        )
         nn.share_scope(self, self.embedding)
         if self.class_token:
-            self.cls = self.param("cls", NORMAL, (1, 1, self.width))
+            self.cls = self.param("cls", self.embedding_init, (1, 1, self.width))
             if self.posemb == "learned":
-                self.cls_position = self.param("cls_position", NORMAL, (1, 1, self.width))
+                self.cls_position = self.param("cls_position", self.embedding_init, (1, 1, self.width))
         self.stack = Stack(
             depth=self.depth, heads=self.heads, mlp_dim=self.mlp_dim, norm_eps=self.norm_eps,
             activation=self.activation, drop_path=self.drop_path, scan=self.scan, remat=self.remat,
             attention=self.attention, dtype=self.dtype,
         )  # fmt: skip
         nn.share_scope(self, self.stack)
+        self.norm_pre = nn.LayerNorm(self.norm_eps, dtype=self.dtype)
         self.norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype)
         self.fc_norm = nn.LayerNorm(self.norm_eps)
         self.map_head = MapHead(self.heads, self.mlp_dim, self.norm_eps, self.activation, self.dtype)
@@ -135,7 +152,7 @@ class ViT(nn.Module):
             cls = self.cls + self.cls_position if self.posemb == "learned" else self.cls
             cls = jnp.broadcast_to(cls.astype(tokens.dtype), (len(tokens), 1, self.width))
             tokens = jnp.concatenate([cls, tokens], axis=1)
-        x = self.stack(tokens, train)
+        x = self.stack(self.norm_pre(tokens) if self.pre_norm else tokens, train)
         return x if self.pool == "gap_norm" else self.norm(x)
 
     def _pool(self, x: Float[Array, "B M D"], tokens: Float[Array, "B N D"]) -> Float[Array, "B F"]:
@@ -161,6 +178,8 @@ class Embed(nn.Module):
     patch_px: int
     posemb: str
     dtype: Any
+    bias: bool = True
+    position_init: nn.initializers.Initializer = NORMAL
 
     @nn.compact
     def __call__(self, images: Array, keep: Int[Array, "B K"] | None) -> Float[Array, "B K D"]:
@@ -173,7 +192,7 @@ class Embed(nn.Module):
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)
             position = position[0][keep]
-        return linear(x, self.width, self.dtype, "patch") + position.astype(self.dtype)
+        return linear(x, self.width, self.dtype, "patch", bias=self.bias) + position.astype(self.dtype)
 
     def _learned(self, h: int, w: int) -> Float[Array, "1 N D"]:
         """The positions that there are, of whatever grid; new ones are of the grid at hand, which is square."""
@@ -183,11 +202,13 @@ class Embed(nn.Module):
             raise UserError(
                 f"config.model.posemb='learned' is built on square pictures, not on {h} x {w} patches; use 'sincos2d'"
             )
-        return self.param("position", NORMAL, (1, h * w, self.width))
+        return self.param("position", self.position_init, (1, h * w, self.width))
 
 
 class Stack(nn.Module):
     """`depth` blocks one after the other, looped or scanned, with stochastic depth.
+
+    `causal`: a token attends to itself and to those before it, as in CLIP's texts.
 
     Which branches are dropped is drawn before the first block, so that blocks hold no randomness and scanned,
     rematerialised and looped stacks drop the same ones.
@@ -202,6 +223,8 @@ class Stack(nn.Module):
     scan: bool = False
     remat: bool = False
     attention: str = "xla"
+    causal: bool = False
+    inits: Inits = Inits()
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -210,7 +233,7 @@ class Stack(nn.Module):
         block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
         settings = dict(
             heads=self.heads, mlp_dim=self.mlp_dim, norm_eps=self.norm_eps, activation=self.activation,
-            attention=self.attention, dtype=self.dtype,
+            attention=self.attention, causal=self.causal, inits=self.inits, dtype=self.dtype,
         )  # fmt: skip
         if self.scan:
             axes = dict(variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth)
@@ -236,16 +259,18 @@ class Block(nn.Module):
     norm_eps: float = 1e-6
     activation: str = "gelu"
     attention: str = "xla"
+    causal: bool = False
+    inits: Inits = Inits()
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], gates: Float[Array, "2 B"] | None):
         x = sharding.constrain(x, "batch")
         y = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="norm1")(x)
-        y = Attention(self.heads, self.attention, self.dtype, name="attention")(y)
+        y = Attention(self.heads, self.attention, self.dtype, self.causal, self.inits, name="attention")(y)
         x = x + _gated(y, gates, 0)
         y = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="norm2")(x)
-        y = Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(y)
+        y = Mlp(self.mlp_dim, self.activation, self.dtype, self.inits, name="mlp")(y)
         return x + _gated(y, gates, 1), None
 
 
@@ -255,12 +280,14 @@ class Attention(nn.Module):
     heads: int
     attention: str
     dtype: Any
+    causal: bool = False
+    inits: Inits = Inits()
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        q, k, v = Qkv(self.heads, self.dtype, name="qkv")(x)
-        y = attend(q, k, v, self.heads, self.attention)
-        return linear(y, x.shape[-1], self.dtype, "out")
+        q, k, v = Qkv(self.heads, self.dtype, self.inits.qkv, name="qkv")(x)
+        y = attend(q, k, v, self.heads, self.attention, self.causal)
+        return linear(y, x.shape[-1], self.dtype, "out", init=self.inits.out)
 
 
 class Qkv(nn.Module):
@@ -273,12 +300,13 @@ class Qkv(nn.Module):
 
     heads: int
     dtype: Any
+    kernel_init: nn.initializers.Initializer = XAVIER
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> tuple[Float[Array, "B N D"], ...]:
         width = x.shape[-1]
         # MAE's Xavier bound is that of the whole [D, 3D] matrix, as here; MoCo v3 takes q, k and v apart.
-        kernel = self.param("kernel", XAVIER, (width, 3 * width)).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, (width, 3 * width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (3 * width,)).astype(self.dtype)
         rows = x.reshape(-1, width).astype(self.dtype)  # as in `linear`
         if not sharding.splits_heads(self.heads):
@@ -296,11 +324,12 @@ class Mlp(nn.Module):
     mlp_dim: int
     activation: str
     dtype: Any
+    inits: Inits = Inits()
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        y = ACTIVATIONS[self.activation](linear(x, self.mlp_dim, self.dtype, "fc1"))
-        return linear(y, x.shape[-1], self.dtype, "fc2")
+        y = ACTIVATIONS[self.activation](linear(x, self.mlp_dim, self.dtype, "fc1", init=self.inits.fc1))
+        return linear(y, x.shape[-1], self.dtype, "fc2", init=self.inits.fc2)
 
 
 class MapHead(nn.Module):
@@ -332,27 +361,42 @@ def attend(
     v: Float[Array, "B S D"],
     heads: int,
     implementation: str = "xla",
+    causal: bool = False,
 ) -> Float[Array, "B T D"]:
-    """softmax(q k / sqrt(D / heads)) v for each head, the softmax in float32."""
+    """softmax(q k / sqrt(D / heads)) v for each head, the softmax in float32.
+
+    `causal`: query t sees keys 0 to t only.
+    """
     q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v))
     if implementation == "cudnn":
-        y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
         return y.reshape(*y.shape[:2], -1)
     # Heads are moved before tokens once, here: left to the products, as in jax.nn.dot_product_attention, XLA
     # moves them in each product and each gradient, at up to twice the time on CPUs.
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
     logits = jnp.einsum("bhtd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
+    if causal:
+        past = jnp.tri(*logits.shape[2:], dtype=bool)
+        logits = jnp.where(past, logits, jnp.finfo(logits.dtype).min)
     y = jnp.einsum("bhts,bhsd->bhtd", jax.nn.softmax(logits).astype(v.dtype), v)
     return y.transpose(0, 2, 1, 3).reshape(y.shape[0], y.shape[2], -1)
 
 
-def linear(x: Float[Array, "*B D"], features: int, dtype: Any, name: str) -> Float[Array, "*B E"]:
+def linear(
+    x: Float[Array, "*B D"],
+    features: int,
+    dtype: Any,
+    name: str,
+    bias: bool = True,
+    init: nn.initializers.Initializer = XAVIER,
+) -> Float[Array, "*B E"]:
     """A linear map of the last axis, to be called from a compact method.
 
     The other axes are flattened first: XLA's gradient of a kernel that is contracted over two axes makes a
     transposed copy of the activations on CPUs, 10 to 50% of the time of the layer.
     """
-    y = nn.Dense(features, dtype=dtype, kernel_init=XAVIER, name=name)(x.reshape(-1, x.shape[-1]))
+    dense = nn.Dense(features, use_bias=bias, dtype=dtype, kernel_init=init, name=name)
+    y = dense(x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], features)
 
 
