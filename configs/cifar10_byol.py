@@ -1,6 +1,7 @@
 """BYOL on CIFAR-10 with a ResNet-18: solo-learn's recipe.
 
-Command:   python -m vitjax.main --config=configs/cifar10_byol.py --config.data.path=CIFAR10 --workdir=runs/cifar10_byol
+Command:   python -m vitjax.main --config=configs/cifar10_byol.py --config.data.path=CIFAR10 \
+               --workdir=runs/cifar10_byol
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
 Hardware:  one GPU; in the form --config=configs/cifar10_byol.py:cpu two CPU cores, 40 minutes
 Expected:  92.6% by its online linear classifier after 1000 epochs (solo-learn's table)

@@ -1,6 +1,7 @@
 """MoCo v3 on CIFAR-10 with a ResNet-18: solo-learn's recipe.
 
-Command:   python -m vitjax.main --config=configs/cifar10_moco_v3.py --config.data.path=CIFAR10 --workdir=runs/cifar10_moco_v3
+Command:   python -m vitjax.main --config=configs/cifar10_moco_v3.py --config.data.path=CIFAR10 \
+               --workdir=runs/cifar10_moco_v3
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
 Hardware:  one GPU
 Expected:  93.1% by its online linear classifier after 1000 epochs (solo-learn's table)

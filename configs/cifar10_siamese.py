@@ -1,6 +1,7 @@
 """A Siamese network with a margin on CIFAR-10: pairs of views of a picture, or of pictures of a class.
 
-Command:   python -m vitjax.main --config=configs/cifar10_siamese.py --config.data.path=CIFAR10 --workdir=runs/cifar10_siamese
+Command:   python -m vitjax.main --config=configs/cifar10_siamese.py --config.data.path=CIFAR10 \
+               --workdir=runs/cifar10_siamese
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
 Hardware:  one GPU
 Expected:  nothing published; with config.objective.label='' no labels are used

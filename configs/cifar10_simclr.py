@@ -1,6 +1,7 @@
 """SimCLR on CIFAR-10 with a ResNet-18: solo-learn's recipe.
 
-Command:   python -m vitjax.main --config=configs/cifar10_simclr.py --config.data.path=CIFAR10 --workdir=runs/cifar10_simclr
+Command:   python -m vitjax.main --config=configs/cifar10_simclr.py --config.data.path=CIFAR10 \
+               --workdir=runs/cifar10_simclr
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
 Hardware:  one GPU; in the form --config=configs/cifar10_simclr.py:cpu two CPU cores, 40 minutes
 Expected:  90.7% by its online linear classifier after 1000 epochs (solo-learn's table)

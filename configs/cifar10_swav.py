@@ -1,6 +1,7 @@
 """SwAV on CIFAR-10 with a ResNet-18, two crops and a queue: solo-learn's recipe.
 
-Command:   python -m vitjax.main --config=configs/cifar10_swav.py --config.data.path=CIFAR10 --workdir=runs/cifar10_swav
+Command:   python -m vitjax.main --config=configs/cifar10_swav.py --config.data.path=CIFAR10 \
+               --workdir=runs/cifar10_swav
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
 Hardware:  one GPU; in the form --config=configs/cifar10_swav.py:cpu two CPU cores, 40 minutes
 Expected:  89.2% by its online linear classifier after 1000 epochs (solo-learn's table)

@@ -1,6 +1,7 @@
 """VICReg on CIFAR-10 with a ResNet-18: solo-learn's recipe.
 
-Command:   python -m vitjax.main --config=configs/cifar10_vicreg.py --config.data.path=CIFAR10 --workdir=runs/cifar10_vicreg
+Command:   python -m vitjax.main --config=configs/cifar10_vicreg.py --config.data.path=CIFAR10 \
+               --workdir=runs/cifar10_vicreg
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
 Hardware:  one GPU
 Expected:  92.1% by its online linear classifier after 1000 epochs (solo-learn's table)

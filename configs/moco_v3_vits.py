@@ -1,6 +1,7 @@
 """MoCo v3 with a ViT-S of 12 heads on ImageNet, from its pictures alone.
 
-Command:   python -m vitjax.main --config=configs/moco_v3_vits.py --config.data.path=PICTURES --workdir=runs/moco_v3_vits
+Command:   python -m vitjax.main --config=configs/moco_v3_vits.py --config.data.path=PICTURES \
+               --workdir=runs/moco_v3_vits
 Hardware:  32 V100s
 Expected:  73.2% linear after 300 epochs (facebookresearch/moco-v3)
 Obtained:  not yet run

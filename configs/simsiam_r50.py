@@ -1,6 +1,7 @@
 """SimSiam with a ResNet-50 on ImageNet, from its pictures alone.
 
-Command:   python -m vitjax.main --config=configs/simsiam_r50.py --config.data.path=PICTURES --workdir=runs/simsiam_r50
+Command:   python -m vitjax.main --config=configs/simsiam_r50.py --config.data.path=PICTURES \
+               --workdir=runs/simsiam_r50
 Hardware:  8 V100s
 Expected:  68.1% linear after 100 epochs (facebookresearch/simsiam)
 Obtained:  not yet run

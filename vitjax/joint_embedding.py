@@ -120,11 +120,7 @@ class Teacher:
 
     def start(self, variables: Tree) -> Tree:
         """A copy of the parts that the teacher has."""
-        kept = {
-            collection: {name: tree for name, tree in variables[collection].items() if name in ("backbone", "projector")}
-            for collection in _collections(variables)
-        }
-        return jax.tree.map(jnp.copy, {name: tree for name, tree in kept.items() if tree})
+        return jax.tree.map(jnp.copy, _parts(variables, ("backbone", "projector")))
 
     def forward(
         self, extra: Tree, batch: Mapping[str, Any], key: Array, views: int | None = None
@@ -180,8 +176,8 @@ def objective(
         return out, {**extra, **new}
 
     def export(state: State) -> Tree:
-        variables = {"params": state.params, **state.extra}
-        return {name: variables[name] for name in _collections(variables)}
+        statistics = {name: state.extra[name] for name in ("batch_stats",) if name in state.extra}
+        return {"params": state.params, **statistics}
 
     def features(variables: Tree, batch: Any, key: Array) -> Float[Array, "B D"]:
         return network.backbone.apply(models.part(variables, "backbone"), eval_view(batch))["features"]
@@ -249,10 +245,14 @@ def positive(name: str, value: float) -> float:
 
 def trained(params: Tree, extra: Tree) -> Tree:
     """The variables of the network that gets the gradient."""
-    parts = {name: tree for name, tree in params.items() if name in ("backbone", "projector", "predictor")}
-    return {"params": parts, **{name: extra[name] for name in _collections(extra)}}
+    return _parts({"params": params, **extra}, ("backbone", "projector", "predictor"))
 
 
-def _collections(variables: Tree) -> list[str]:
-    """The collections that a network has; without batch norm there are no statistics."""
-    return [name for name in ("params", "batch_stats") if name in variables]
+def _parts(variables: Tree, names: Sequence[str]) -> Tree:
+    """What the network's collections hold of these parts; without batch norm there are no statistics."""
+    kept = {
+        collection: {name: tree for name, tree in variables[collection].items() if name in names}
+        for collection in ("params", "batch_stats")
+        if collection in variables
+    }
+    return {collection: parts for collection, parts in kept.items() if parts}

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from vitjax import health, joint_embedding, models, schedules
 from vitjax.losses.distillation import dino, moved_center
 from vitjax.models import heads
-from vitjax.objective import Objective, Run, State
+from vitjax.objective import Objective, Run
 
 TAUGHT = 2  # views that the teacher sees: the large ones, which come first
 
