@@ -281,6 +281,7 @@ def form(
         known = ", ".join(f"':{name}'" for name in ("tiny", *forms))
         raise UserError(f"the config has no form {arg!r}; leave it out, or use {known}")
     config.total_steps, config.batch_size = 2, 16
+    config.embed_chunks, config.loss_chunks = min(config.embed_chunks, 2), min(config.loss_chunks, 2)
     config.optim.warmup_steps = 1
     if config.optim.held:
         config.optim.held_steps = 1
@@ -303,6 +304,9 @@ def form(
         _shrink(section)
     if "towers" in config:
         config.towers.embed_dim = small["width"]  # towers without a projection have no other
+        d.tokenizer, d.text_length, config.text.vocab_size = "bytes", 16, 0
+        if config.text.pool != "last":
+            config.text.update(pool="eos", eos_id=2)  # of the bytes
     for settings in config.evals.values():
         settings.update(
             {k: v for k, v in dict(train_split="train", eval_split="test").items() if k in settings}
