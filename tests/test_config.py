@@ -101,7 +101,7 @@ def test_the_tiny_form_shrinks_heads_prototypes_and_queues_and_leaves_out_what_i
 def test_the_tiny_form_of_a_resnet_is_the_shallowest_and_narrow():
     config = base_config()
     config.model.update(dict(name="resnet", depth=50, width=64))
-    assert form(config, "tiny").model.to_dict() == dict(name="resnet", depth=18, width=8)
+    assert form(config, "tiny").model.to_dict() == dict(name="resnet", depth=10, width=8)
 
 
 def test_what_is_asked_of_a_section_counts_as_read_only_when_it_is_taken():

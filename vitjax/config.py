@@ -294,7 +294,7 @@ def form(
     d.train_examples, d.eval_examples, d.workers = 64, 32, 0
     small = dict(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8)
     small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
-    shallowest = dict(resnet=18, vgg=11)
+    shallowest = dict(resnet=10, vgg=11)
     if config.model.name in shallowest:
         small |= dict(depth=shallowest[config.model.name], width=8)
     if config.model.name == "clip_resnet":

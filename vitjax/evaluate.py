@@ -228,7 +228,8 @@ def _functions(
     if variant == "random_init":
         # Another seed than the run's: a network that is independent of the trained one.
         seed = built.config.seed + 1
-        variables = jax.jit(lambda: built.objective.export(experiment.fresh(built, seed)))()
+        fresh = lambda: built.objective.export(experiment.fresh(built, seed))  # noqa: E731
+        variables = jax.jit(fresh, compiler_options=devices.run_once())()
     # Once, and not with every batch.
     variables = jax.device_put(variables, sharding.shardings(variables, mesh))
     key = jax.random.key(KEY)

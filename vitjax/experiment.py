@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from vitjax import checkpoint, names, trees
+from vitjax import checkpoint, devices, names, trees
 from vitjax.config import Tracked
 from vitjax.data import pipeline, vocabulary_files
 from vitjax.errors import UserError
@@ -296,7 +296,10 @@ def fresh_state(experiment: Experiment, abstract: Any, weights: Mapping[str, Any
     """
     seed = experiment.config.seed
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    return jax.jit(lambda given: fresh(experiment, seed, given), out_shardings=shardings)(weights)
+    begin = jax.jit(
+        lambda given: fresh(experiment, seed, given), out_shardings=shardings, compiler_options=devices.run_once()
+    )
+    return begin(weights)
 
 
 def abstract_state(experiment: Experiment) -> Any:

@@ -65,7 +65,7 @@ def test_training_moves_the_running_statistics_and_evaluation_does_not():
 @pytest.mark.parametrize(
     "changes, match",
     [
-        (dict(depth=20), "config.model.depth=20 is not known; choose from 18, 34, 50, 101, 152"),
+        (dict(depth=20), "config.model.depth=20 is not known; choose from 10, 18, 34, 50, 101, 152"),
         (dict(stem="small"), "config.model.stem='small' is not known; choose from imagenet, cifar, cifar_half"),
         (dict(width=0), "config.model.width=0 must be 1 or more"),
     ],

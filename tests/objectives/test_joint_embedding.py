@@ -13,7 +13,7 @@ METHODS = ("simclr", "byol", "swav", "moco_v3", "simsiam", "dino", "barlow_twins
 CONTRASTIVE = ("simclr", "moco_v3")
 TAUGHT = ("byol", "moco_v3", "dino")
 BACKBONES = {
-    "resnet": dict(name="resnet", depth=18, width=4, stem="cifar_half", zero_init_residual=True),
+    "resnet": dict(name="resnet", depth=10, width=4, stem="cifar_half", zero_init_residual=True),
     "vgg": dict(name="vgg", depth=11, width=4, norm=True, head_widths=(), dropout=0.0),
     "vit": dict(
         name="vit", width=16, depth=1, heads=2, mlp_dim=32, patch_px=8, class_token=True, pool="cls", posemb="sincos2d",
@@ -35,9 +35,13 @@ def config_with(method, backbone="vit", **changes):
     return config
 
 
+def fresh(built):
+    return jax.jit(lambda: experiment.fresh(built, 0))()
+
+
 def updated(config, steps=1, batch=None):
     built = build(config)
-    state = jax.jit(lambda: experiment.fresh(built, 0))()
+    state = fresh(built)
     update, logged = jax.jit(built.objective.update), []
     for step in range(steps):
         state, metrics = update(state, batch_of(seed=step) if batch is None else batch, jax.random.key(step))
@@ -49,7 +53,7 @@ def updated(config, steps=1, batch=None):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_method_trains_every_backbone(method, backbone):
     built, state, logged = updated(config_with(method, backbone), steps=2)
-    before = jax.jit(lambda: experiment.fresh(built, 0))()
+    before = fresh(built)
     assert int(state.step) == 2 and all(m["skipped"] == 0 and np.isfinite(m["loss"]) for m in logged)
     moved = [
         not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(state.params))
@@ -98,7 +102,7 @@ def test_pictures_that_do_not_count_change_no_parameter(method):
 @pytest.mark.parametrize("method", TAUGHT)
 def test_a_teacher_receives_no_gradient_and_follows(method):
     built, state, _ = updated(config_with(method))
-    start = jax.jit(lambda: experiment.fresh(built, 0))()
+    start = fresh(built)
     teacher, online = start.extra["teacher"]["params"], start.params
     assert set(teacher) == {"backbone", "projector"}
 

@@ -1,4 +1,4 @@
-"""Residual networks of 18 to 152 layers, v1.5: the stride is on the 3x3 convolution (He et al. 2016)."""
+"""Residual networks of 10 to 152 layers, v1.5: the stride is on the 3x3 convolution (He et al. 2016)."""
 
 from typing import Any
 
@@ -10,7 +10,15 @@ from vitjax import sharding
 from vitjax.errors import UserError
 from vitjax.models.layers import batch_norm, conv
 
-DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# 10 is none of the paper's: one block a stage, for what has to be small.
+DEPTHS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 STEMS = ("imagenet", "cifar", "cifar_half")
 
 
