@@ -62,7 +62,7 @@ def compiled(built, mesh):
         return abstract, loop.trace_step(built.objective, built.run, 0, mesh, abstract).lower().compile()
 
 
-def trained(built, mesh, steps=3):
+def trained(built, mesh, steps=3, batch_of=batch_of):
     """(state, losses) after a few steps, as the trainer takes them."""
     abstract, step_fn = compiled(built, mesh)
     losses = []

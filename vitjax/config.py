@@ -72,8 +72,8 @@ def base_config() -> ml_collections.ConfigDict:
     c.augment.crop_area = (0.2, 1.0)  # of a random crop, as a share of the picture's
     c.augment.crop_aspect = (3 / 4, 4 / 3)
     c.augment.flip = 0.5  # how often
-    # {name: view(...)} of methods that compare views; see vitjax/policies.py. Without any there is one view,
-    # which is made by the settings above.
+    # {name: view(...)} of methods that compare views; see vitjax/policies.py. Methods with one view take one from
+    # here, or without any that of the settings above.
     c.augment.views = ml_collections.ConfigDict()
 
     c.optim = o = ml_collections.ConfigDict()
@@ -221,7 +221,8 @@ def zero_shot_eval(**changes: Any) -> ml_collections.ConfigDict:
         fields=("label",),
         eval_examples=0,
         classes="",  # a file with the classes' names, one a line; '' is those of the data
-        templates="",  # a file with prompts, one a line with {} for the name; '' is seven of CLIP's
+        templates="",  # a file with prompts, one a line with {} for the name
+        sentences=(),  # or the prompts themselves; without either, seven of CLIP's
         baselines=(),
     )
     return ml_collections.ConfigDict(settings | changes)

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from vitjax import augment, health, models, optim, probe
 from vitjax.errors import UserError
 from vitjax.models import two_towers
-from vitjax.objective import Objective, Output, Run, State, from_loss
+from vitjax.objective import Objective, Output, Run, State, Tokens, from_loss
 
 Tree = Any
 
@@ -20,7 +20,8 @@ def towers(config: Any, run: Run) -> two_towers.TwoTowers:
     """The towers of the sections `model`, `text` and `towers`; a vocabulary size of 0 is the tokenizer's.
 
     Raises:
-      UserError: the pictures have no texts, or the text tower knows fewer tokens than the tokenizer.
+      UserError: the pictures have no texts, the text tower knows fewer tokens than the tokenizer, or it would look
+        for the end of a text where the tokenizer puts none.
     """
     tokens = run.tokens
     if tokens is None:
@@ -34,7 +35,25 @@ def towers(config: Any, run: Run) -> two_towers.TwoTowers:
             f"config.text.vocab_size={text.vocab_size} is less than the {tokens.vocab_size} tokens of config.data."
             f"tokenizer={config.data.tokenizer!r}; 0 is the tokenizer's own"
         )
+    _check_end(text, tokens, config.data.tokenizer)
     return two_towers.make(config.model, text, config.towers, run.dtype)
+
+
+def _check_end(text: Any, tokens: Tokens, tokenizer: str) -> None:
+    """Nothing, if the token that stands for a text is its end.
+
+    A wrong one gives no error later, but embeddings of the first token, or of whichever letter has the largest id.
+    """
+    end = f"texts of config.data.tokenizer={tokenizer!r} end with {'no token' if tokens.end is None else tokens.end}"
+    if text.pool == "eos" and text.eos_id != tokens.end:
+        instead = "config.text.pool='last'" if tokens.end is None else f"config.text.eos_id={tokens.end}"
+        raise UserError(f"config.text.eos_id={text.eos_id}: {end}; use {instead}")
+    if text.pool == "argmax" and tokens.end != tokens.vocab_size - 1:
+        instead = "'last'" if tokens.end is None else f"'eos' and config.text.eos_id={tokens.end}"
+        raise UserError(
+            f"config.text.pool='argmax' takes the token with the largest id, {tokens.vocab_size - 1}, for the end, and "
+            f"{end}; use config.text.pool={instead}"
+        )
 
 
 def objective(
@@ -106,7 +125,7 @@ def objective(
         if not max_scale:
             return params, extra
         # The bound is on the parameter, after the step: a bounded scale within the loss would lose its gradient.
-        return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, jnp.log(max_scale))}, extra
+        return {**params, "logit_scale": jnp.minimum(params["logit_scale"], jnp.log(max_scale))}, extra
 
     def image_embed(variables: Tree, batch: Any, key: Array) -> Float[Array, "B E"]:
         return model.apply(variables, eval_view(batch), method="embed_images")
@@ -142,14 +161,23 @@ def caption_numbers(ids: Int[Array, "B L"]) -> Int[Array, " B"]:
     Texts are told apart by two hashes of 32 bits, since comparing all pairs would take B x B x L: that two different
     ones of a batch of 32,768 are taken for equal has a probability of 3e-11.
     """
-    odd = 2 * jnp.arange(ids.shape[1], dtype=jnp.uint32) + 1
-    mixed = ids.astype(jnp.uint32)[:, :, None] * jnp.array([2654435761, 2246822519], jnp.uint32)
-    mixed = mixed ^ (mixed >> 15)
-    low, high = (jnp.sum(mixed[..., i] * odd * jnp.uint32(3266489917 + 2 * i), axis=1) for i in range(2))
+    low, high = (jnp.sum(_mixed(ids, seed), axis=1) for seed in (0, 1))
     order = jnp.lexsort((low, high))
     differs = (jnp.diff(low[order]) != 0) | (jnp.diff(high[order]) != 0)
     numbers = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(differs, dtype=jnp.int32)])
     return jnp.zeros_like(numbers).at[order].set(numbers)
+
+
+def _mixed(ids: Int[Array, "B L"], seed: int) -> UInt32[Array, "B L"]:
+    """Every token and its place as 32 bits that look drawn, so that sums of them meet no more often than chance has it.
+
+    Source: the finaliser of Appleby's MurmurHash3.
+    """
+    place = jnp.arange(ids.shape[1], dtype=jnp.uint32)
+    x = ids.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + place * jnp.uint32(0x85EBCA77) + jnp.uint32(seed * 0x27D4EB2F)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)
 
 
 def _features(model: two_towers.TwoTowers, variables: Tree, images: Array) -> Float[Array, "B D"]:

@@ -110,6 +110,27 @@ def test_without_entries_there_is_the_one_view_of_train_view():
     np.testing.assert_array_equal(only, augment.train_view(config)(batch, key)["image"])
 
 
+def test_one_entry_is_the_view_of_methods_that_train_on_one():
+    config, batch, key = config_of(view=view(**ALL)), batch_of(range(3)), jax.random.key(1)
+    (only,) = augment.multi_view(config)(batch, key)["views"]
+    out = augment.train_view(config)(batch, key)
+    np.testing.assert_array_equal(only, out["image"])
+    assert set(out) == set(batch)
+
+
+@pytest.mark.parametrize(
+    "views, message",
+    [
+        (dict(one=view(), other=view()), r"makes 2 views of a picture, and this method trains on one.*one, other"),
+        (dict(one=view(count=2)), r"makes 2 views"),
+        (dict(small=view(size_px=8)), r"views\.small\.size_px=8 must be config\.data\.size_px=12.*0 is the same"),
+    ],
+)
+def test_views_that_are_not_one_are_refused_by_a_method_that_trains_on_one(views, message):
+    with pytest.raises(UserError, match=message):
+        augment.train_view(config_of(**views))
+
+
 def test_every_setting_of_a_view_is_read():
     config = config_of(view=view())
     tracked = Tracked(config)

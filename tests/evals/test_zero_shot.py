@@ -92,6 +92,19 @@ def test_the_result_names_and_hashes_its_prompts(tmp_path):
     assert evaluator(templates=str(tmp_path / "plain.txt")).needs == ("image_embed", "text_embed")
 
 
+def test_prompts_may_stand_in_the_config(tmp_path):
+    x, y = np.eye(6, dtype=np.float32), np.arange(6)
+    sentences = ("a {}", "the {} itself")
+    found = evaluator(sentences=sentences).evaluate(extract_of(x, y), mesh())
+    (tmp_path / "same.txt").write_text("\n".join(sentences))
+    file = evaluator(templates=str(tmp_path / "same.txt")).evaluate(extract_of(x, y), mesh())
+    assert {name.replace("config-", "same-"): value for name, value in found.items()} == file != found
+    with pytest.raises(UserError, match=r"zero_shot.sentences: sentence 2 is 'dog'.*has {}"):
+        evaluator(sentences=("a {}", "dog"))
+    with pytest.raises(UserError, match=r"templates='a.txt' and .*sentences are both given"):
+        evaluator(sentences=sentences, templates="a.txt")
+
+
 def test_names_may_come_from_a_file(tmp_path):
     (tmp_path / "names.txt").write_text("\n".join(reversed(NAMES)))
     x = embedded(np.stack([TOKENIZER.encode(f"a {name.replace('_', ' ')}") for name in NAMES]))
@@ -122,7 +135,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "few.txt").write_text("dog\ncat\n")
     with pytest.raises(UserError, match=r"zero_shot.classes=.*few.txt' has 2 names, and the data 7 classes"):
         evaluator(classes=str(tmp_path / "few.txt"))
-    with pytest.raises(UserError, match=r"zero_shot.templates=.*few.txt': line 1 is 'dog'.*has {}"):
+    with pytest.raises(UserError, match=r"zero_shot.templates=.*few.txt': sentence 1 is 'dog'.*has {}"):
         evaluator(templates=str(tmp_path / "few.txt"))
     with pytest.raises(UserError, match=r"gone.txt' cannot be read"):
         evaluator(templates=str(tmp_path / "gone.txt"))

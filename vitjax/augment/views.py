@@ -37,12 +37,17 @@ def to_uint8(
 def train_view(config: Any) -> Callable[[Batch, Key[Array, ""]], dict[str, Any]]:
     """(batch, key) -> batch, whose `image` is a random crop, perhaps mirrored, normalised, float32.
 
-    It is what methods with one view of each picture train on. With `config.data.crop = 'host'` the canvas is
-    the crop already.
+    It is what methods with one view of each picture train on: that of `config.augment.views` where one stands there.
+    With `config.data.crop = 'host'` the canvas is the crop already.
 
     Raises:
-      UserError: a range is empty or a probability is none.
+      UserError: a range is empty or a probability is none, or `config.augment.views` makes several views, or one of
+        another size than `config.data.size_px`.
     """
+    if config.augment.views:
+        _check_single(config)
+        views = multi_view(config)
+        return lambda batch, key: {**batch, "image": views(batch, key)["views"][0]}
     view = _only_view(config)
 
     def with_view(batch: Batch, key: Key[Array, ""]) -> dict[str, Any]:
@@ -224,6 +229,21 @@ def _check_number(config: Any) -> None:
     total = len(view_sizes(config))
     if total > draws.MOST_VIEWS:
         raise UserError(f"config.augment.views are {total} views of a picture; at most {draws.MOST_VIEWS}")
+
+
+def _check_single(config: Any) -> None:
+    sizes = view_sizes(config)
+    if len(sizes) != 1:
+        raise UserError(
+            f"config.augment.views makes {len(sizes)} views of a picture, and this method trains on one; leave one of "
+            f"{', '.join(config.augment.views)}, with count=1"
+        )
+    if sizes[0] != config.data.size_px:
+        name = next(iter(config.augment.views))
+        raise UserError(
+            f"config.augment.views.{name}.size_px={sizes[0]} must be config.data.size_px={config.data.size_px} where a "
+            "method trains on one view; 0 is the same"
+        )
 
 
 def _statistics(data: Any) -> tuple[np.ndarray, np.ndarray]:

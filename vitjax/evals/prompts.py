@@ -7,7 +7,7 @@ OpenAI's notebook on ImageNet names as the best few.
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -40,21 +40,32 @@ class Templates(NamedTuple):
         ]
 
 
-def read_templates(path: str, setting: str) -> Templates:
-    """The sentences in a file, one a line; without a file SEVEN.
+def templates_of(config: Any, setting: str) -> Templates:
+    """The evaluator's sentences: those of the config, or of a file, one a line; without any SEVEN.
+
+    Args:
+      config: with `templates`, the path of the file, and `sentences`.
+      setting: what the config is called.
 
     Raises:
-      UserError: the file cannot be read, or a line has no {}.
+      UserError: both are given, the file cannot be read, or a sentence has no {}.
     """
+    path, sentences = config.templates, tuple(config.sentences)
+    if path and sentences:
+        raise UserError(f"{setting}.templates={path!r} and {setting}.sentences are both given; leave one of them empty")
+    if sentences:
+        return Templates("config", _with_slots(sentences, f"{setting}.sentences"))
     if not path:
         return Templates("seven", SEVEN)
-    sentences = _lines(path, setting)
+    name = os.path.splitext(os.path.basename(path))[0]
+    return Templates(name, _with_slots(_lines(path, f"{setting}.templates"), f"{setting}.templates={path!r}"))
+
+
+def _with_slots(sentences: tuple[str, ...], where: str) -> tuple[str, ...]:
     for number, sentence in enumerate(sentences, 1):
         if SLOT not in sentence:
-            raise UserError(
-                f"{setting}={path!r}: line {number} is {sentence!r}; a prompt has {SLOT} where the name goes"
-            )
-    return Templates(os.path.splitext(os.path.basename(path))[0], sentences)
+            raise UserError(f"{where}: sentence {number} is {sentence!r}; a prompt has {SLOT} where the name goes")
+    return sentences
 
 
 def read_names(path: str, setting: str, count: int) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ def make(config: Any, run: Any) -> Evaluator:
     fields = features.chosen_fields(config, run)
     eval_split, eval_examples = config.eval_split, config.eval_examples
     setting = f"config.evals.{config.name}"
-    templates = prompts.read_templates(config.templates, f"{setting}.templates")
+    templates = prompts.templates_of(config, setting)
     names, file = {field: tuple(run.class_names[field]) for field in fields}, config.classes
     if file:
         names = {field: prompts.read_names(file, f"{setting}.classes", len(names[field])) for field in fields}

@@ -1,0 +1,196 @@
+"""What the objectives on pictures with texts promise, on tiny towers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import steps
+from objective_of import PX, config_of
+
+from vitjax import experiment, image_text, trees
+from vitjax.config import Tracked
+from vitjax.errors import UserError
+from vitjax.objective import Run, Tokens
+
+B, E, LENGTH, END = 8, 16, 6, 2
+TOKENS = Tokens(vocab_size=20, text_length=LENGTH, pad=0, begin=1, end=END)
+CONFIGS = dict(clip="clip_vitb32", siglip="siglip_vitb16", lit="lit_b16", resnet="clip_r50")
+SMALL = dict(width=16, depth=1, heads=2, mlp_dim=32, scan=False)
+
+
+def config_with(method):
+    """The tiny form of the method's published config, smaller still, with a rate that moves from the start."""
+    config = config_of(CONFIGS[method])
+    config.batch_size, config.embed_chunks, config.loss_chunks, config.data.text_length = B, 1, 1, LENGTH
+    config.text.update(SMALL)
+    if method != "resnet":
+        config.model.update(SMALL)
+    config.towers.embed_dim = E
+    config.optim.update(dict(name="sgd", base_lr=0.1, base_batch=0, warmup_steps=0, schedule="constant"))
+    config.optim.update(dict(clip_norm=0.0, no_decay=()))
+    return config
+
+
+def build(config, tokens=TOKENS):
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch_of().items()}
+    return experiment.build(Tracked(config), Run(10, 10.0, B, shapes, {}, np.float32, tokens))
+
+
+def batch_of(seed=0):
+    """Captions 0 and 3 are equal."""
+    rng = np.random.default_rng(seed)
+    text = rng.integers(3, 20, (B, 1, LENGTH), np.int32)
+    text[:, :, 0], text[:, :, -1], text[3] = 1, END, text[0]
+    return {
+        "image": rng.integers(0, 256, (B, PX, PX, 3), np.uint8),
+        "size": np.full((B, 2), PX, np.int32),
+        "row": np.arange(B, dtype=np.int32),
+        "valid": np.ones(B, bool),
+        "text": text,
+        "text_valid": np.ones((B, 1), bool),
+    }
+
+
+@functools.cache
+def made(method, chunks=1, multi_positive=True):
+    """(built, the state of step 0, the compiled step)."""
+    config = config_with(method)
+    config.embed_chunks = config.loss_chunks = chunks
+    config.objective.multi_positive = multi_positive
+    built = build(config)
+    return built, jax.jit(lambda: experiment.fresh(built, 0))(), jax.jit(built.objective.update)
+
+
+def updated(method, *batches, state=None, **settings):
+    """(state, what was logged) after a step for each batch."""
+    _, before, update = made(method, **settings)
+    state, logged = before if state is None else state, []
+    for step, batch in enumerate(batches):
+        state, metrics = update(state, batch, jax.random.key(step))
+        logged.append({name: float(x) for name, x in metrics.items()})
+    return state, logged
+
+
+def close(one, two, atol=1e-6):
+    for path, x in trees.flatten(one.params).items():
+        np.testing.assert_allclose(x, trees.flatten(two.params)[path], atol=atol, rtol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("method", ["clip", "siglip", "lit", "resnet"])
+def test_two_steps_move_every_parameter_but_those_that_are_locked(method):
+    before, (state, logged) = made(method)[1], updated(method, batch_of(0), batch_of(1))
+    assert int(state.step) == 2 and all(m["skipped"] == 0 and np.isfinite(m["loss"]) for m in logged)
+    assert ("chance" in logged[0]) == (method != "siglip")
+    for path, x in trees.flatten(before.params).items():
+        locked = method == "lit" and path.startswith("backbone/")
+        assert np.array_equal(x, trees.flatten(state.params)[path]) == locked, path
+
+
+@pytest.mark.parametrize("method", ["clip", "siglip", "lit", "resnet"])
+def test_pictures_and_texts_are_embedded_apart_and_features_are_the_backbones(method):
+    built, state, _ = made(method)
+    variables, predict = jax.eval_shape(built.objective.export, state), built.objective.predict
+    asked = dict(features=batch_of(), image_embed=batch_of(), text_embed={"text": batch_of()["text"][:3, 0]})
+    shapes = {name: jax.eval_shape(predict[name], variables, batch, None).shape for name, batch in asked.items()}
+    width = 512 if method == "resnet" else 16
+    assert shapes == {"features": (B, width), "image_embed": (B, E), "text_embed": (3, E)}
+
+
+@pytest.mark.parametrize("method", ["clip", "siglip", "lit"])
+def test_chunks_give_the_gradient_of_the_whole_batch(method):
+    """Of plain descent at a rate of 0.1: a tenth of the gradient is what moves."""
+    (one, logged), (two, logged_too) = updated(method, batch_of()), updated(method, batch_of(), chunks=2)
+    np.testing.assert_allclose(logged[0]["loss"], logged_too[0]["loss"], rtol=1e-5)
+    close(one, two)
+
+
+@pytest.mark.parametrize("method", ["clip", "siglip", "lit"])
+def test_pictures_without_a_caption_change_nothing(method):
+    """Neither what they show, nor what stands where their caption would be."""
+    batch, other, without = (batch_of() for _ in range(3))
+    batch["text_valid"][5] = other["text_valid"][5] = without["valid"][5] = False
+    other["image"][5], other["text"][5] = 255 - other["image"][5], other["text"][0]
+    one, two, three = (updated(method, b)[0] for b in (batch, other, without))
+    close(one, two)
+    close(one, three)
+
+
+def test_equal_captions_are_numbered_alike_and_others_apart():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 3, (2000, 7), np.int32)
+    _, expected = np.unique(ids, axis=0, return_inverse=True)
+    found = np.asarray(jax.jit(image_text.caption_numbers)(ids))
+    pairs = set(zip(expected.reshape(-1).tolist(), found.tolist()))
+    assert len(pairs) == len(set(found.tolist())) == expected.max() + 1 and 500 < len(pairs) < 1500
+
+
+def test_captions_of_the_same_tokens_in_another_order_differ():
+    base = np.arange(4, dtype=np.int32) * 1000
+    orders = np.stack([np.roll(base, k) for k in range(4)] + [base[::-1]])
+    assert len(set(np.asarray(image_text.caption_numbers(orders)).tolist())) == 5
+
+
+def test_multi_positive_matters_where_captions_repeat_and_nowhere_else():
+    repeated, distinct = batch_of(), batch_of()
+    distinct["text"][3, 0, 1] = (distinct["text"][3, 0, 1] - 2) % 17 + 3
+    (_, strict), (_, lenient) = (updated("clip", distinct, multi_positive=m) for m in (False, True))
+    np.testing.assert_allclose(strict[0]["loss"], lenient[0]["loss"], rtol=1e-6)
+    (_, strict), (_, lenient) = (updated("clip", repeated, multi_positive=m) for m in (False, True))
+    assert abs(strict[0]["loss"] - lenient[0]["loss"]) > 1e-4
+
+
+def test_the_scale_is_bounded_after_the_step_and_not_within_the_loss():
+    state = made("clip")[1]
+    beyond = state._replace(params={**state.params, "logit_scale": jnp.log(200.0)})
+    after, logged = updated("clip", batch_of(), state=beyond)
+    np.testing.assert_allclose(logged[0]["scale"], 200, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(after.params["logit_scale"]), 100, rtol=1e-5)
+
+
+def test_eight_devices_give_the_step_of_one():
+    config = config_with("clip")
+    config.objective.multi_positive, config.loss_chunks = True, 1
+    for section in (config.model, config.text):
+        section.update(dict(width=128, mlp_dim=256))  # matrices that are really split
+    built = build(config)
+    one, losses = steps.trained(built, steps.mesh_of((1, 1, 1)), 2, lambda _, step: batch_of(step))
+    many, found = steps.trained(built, steps.mesh_of((2, 4, 1)), 2, lambda _, step: batch_of(step))
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+    close(one, many, atol=1e-5)
+    assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(many.params))
+
+
+def changed(method, *path, value):
+    config = config_with(method)
+    section = config
+    for name in path[:-1]:
+        section = section[name]
+    with config.unlocked():
+        section[path[-1]] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    "method, path, value, message",
+    [
+        ("clip", ("data", "captions"), 2, r"config\.data\.captions=2: .*use 1"),
+        ("clip", ("objective", "max_scale"), 5.0, r"max_scale=5\.0 must be at least config\.towers\.scale=14"),
+        ("clip", ("objective", "max_scale"), -1.0, r"objective\.max_scale=-1\.0.*or 0 for no bound"),
+        ("clip", ("text", "vocab_size"), 10, r"text\.vocab_size=10 is less than the 20 tokens.*0 is the tokenizer's"),
+        ("clip", ("text", "eos_id"), 5, r"text\.eos_id=5: texts of.*end with 2; use config\.text\.eos_id=2"),
+        ("clip", ("text", "pool"), "argmax", r"'argmax' takes the token with the largest id, 19.*'eos' and .*eos_id=2"),
+        ("siglip", ("towers", "bias"), None, r"towers\.bias=None.*use -10\.0"),
+        ("lit", ("optim", "frozen"), (), r"optim\.frozen=\(\): LiT locks the image tower; add '\^backbone/'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(method, path, value, message):
+    with pytest.raises(UserError, match=message):
+        build(changed(method, *path, value=value))
+
+
+@pytest.mark.parametrize("method", ["clip", "siglip", "lit"])
+def test_pictures_without_texts_are_refused(method):
+    with pytest.raises(UserError, match=rf"name='{method}' learns from captions: set config\.data\.fields=\('text',\)"):
+        build(config_with(method), tokens=None)
