@@ -16,20 +16,21 @@ from jaxtyping import Array, Float, Int
 
 Init = Callable[..., Array]
 
+EPS = 1e-6  # that of BigGAN's runs, below which a vector is not stretched to length 1
+
 
 class Linear(nn.Module):
     """x W / sigma + b; `normalised=False` is a plain linear map."""
 
     features: int
-    init: Init
+    weight_init: Init
     use_bias: bool = True
     normalised: bool = True
-    eps: float = 1e-12
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"], train: bool) -> Float[Array, "B F"]:
-        kernel = self.param("kernel", self.init, (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.weight_init, (x.shape[-1], self.features))
         if self.normalised:
             kernel = _normalised(self, kernel, train)
         x = x.astype(self.dtype) @ kernel.astype(self.dtype)
@@ -41,15 +42,14 @@ class Conv(nn.Module):
 
     features: int
     kernel: int
-    init: Init
+    weight_init: Init
     use_bias: bool = True
     normalised: bool = True
-    eps: float = 1e-12
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W F"]:
-        kernel = self.param("kernel", self.init, (self.kernel, self.kernel, x.shape[-1], self.features))
+        kernel = self.param("kernel", self.weight_init, (self.kernel, self.kernel, x.shape[-1], self.features))
         if self.normalised:
             kernel = _normalised(self, kernel, train)
         x = jax.lax.conv_general_dilated(
@@ -67,14 +67,13 @@ class Embed(nn.Module):
 
     classes: int
     features: int
-    init: Init
+    weight_init: Init
     normalised: bool = True
-    eps: float = 1e-12
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, y: Int[Array, " B"], train: bool) -> Float[Array, "B F"]:
-        rows = self.param("embedding", self.init, (self.classes, self.features))
+        rows = self.param("embedding", self.weight_init, (self.classes, self.features))
         if self.normalised:
             # Its outputs, which `u` runs over, are the classes: y is one-hot in the product that it stands for.
             rows = _normalised(self, rows.T, train).T
@@ -92,7 +91,7 @@ def largest(spectral: Any) -> Float[Array, ""]:
 
 
 def power_iteration(
-    w: Float[Array, "I O"], u: Float[Array, " O"], eps: float
+    w: Float[Array, "I O"], u: Float[Array, " O"]
 ) -> tuple[Float[Array, ""], Float[Array, " O"]]:
     """(sigma, the next u): an estimate from below of the largest singular value of W, after one step from `u`.
 
@@ -100,8 +99,8 @@ def power_iteration(
     """
     high = jax.lax.Precision.HIGHEST
     held = jax.lax.stop_gradient(w)
-    v = _unit(jnp.dot(held, u, precision=high), eps)
-    u = _unit(jnp.dot(v, held, precision=high), eps)
+    v = _unit(jnp.dot(held, u, precision=high))
+    u = _unit(jnp.dot(v, held, precision=high))
     return jnp.dot(jnp.dot(v, w, precision=high), u, precision=high), u
 
 
@@ -110,7 +109,7 @@ def _normalised(module: nn.Module, kernel: Float[Array, "... O"], train: bool) -
     outputs = kernel.shape[-1]
     u = module.variable("spectral", "u", lambda: jax.random.normal(module.make_rng("params"), (outputs,)))
     sigma = module.variable("spectral", "sigma", lambda: jnp.ones(()))
-    found, moved = power_iteration(kernel.reshape(-1, outputs), u.value, module.eps)
+    found, moved = power_iteration(kernel.reshape(-1, outputs), u.value)
     if train and not module.is_initializing():
         u.value, sigma.value = moved, jax.lax.stop_gradient(found)
     return kernel / found
@@ -120,5 +119,5 @@ def _bias(module: nn.Module) -> Float[Array, " F"]:
     return module.param("bias", nn.initializers.zeros, (module.features,)).astype(module.dtype)
 
 
-def _unit(x: Float[Array, " D"], eps: float) -> Float[Array, " D"]:
-    return x / jnp.maximum(jnp.linalg.norm(x), eps)
+def _unit(x: Float[Array, " D"]) -> Float[Array, " D"]:
+    return x / jnp.maximum(jnp.linalg.norm(x), EPS)
