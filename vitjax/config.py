@@ -178,10 +178,18 @@ def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDi
     d.train_examples, d.eval_examples, d.workers = 64, 32, 0
     small = dict(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8)
     small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
+    small |= dict(ch=4, standing_passes=2, standing_batch=8)
     if config.model.name == "resnet":
         small["depth"] = 18  # the shallowest there is
+    if config.model.name == "dcgan":
+        small["width"] = 4
+    if config.model.name == "biggan":
+        # Where there is none, the network is of another kind.
+        small |= {key: min(config.model[key], most) for key, most in dict(shared_width=8, attention_px=16).items()}
     for section in (config.model, config.objective):
         section.update({key: value for key, value in small.items() if key in section})
+    if "discriminator_steps" in config.objective:
+        config.objective.discriminator_steps = min(config.objective.discriminator_steps, 2)
     for settings in config.evals.values():
         settings.update(
             {k: v for k, v in dict(train_split="train", eval_split="test").items() if k in settings}

@@ -200,7 +200,7 @@ def _functions(
     if variant == "random_init":
         # Another seed than the run's: a network that is independent of the trained one.
         seed = built.config.seed + 1
-        variables = jax.jit(lambda: built.objective.export(experiment.fresh(built, seed)))()
+        variables = jax.jit(lambda: experiment.exporter(built)(experiment.fresh(built, seed)))()
     # Once, and not with every batch.
     variables = jax.device_put(variables, sharding.shardings(variables, mesh))
     key = jax.random.key(KEY)
