@@ -67,15 +67,14 @@ class Sampler(NamedTuple):
         """
         keys = [jax.random.fold_in(key, i) for i in range(LINES)]
         latents = [latent.draw(k, rows, self.z_dim, self.truncation) for k in keys]
-        out = {}
-        for i, z in enumerate(latents):
-            y = jnp.full_like(rows, i % self.num_classes)
-            out[f"sample_{i}"] = self.generate(variables, {"row": rows, "latent": z, "latent_class": y}, key)
-        first, last = (latents[0][i] for i in (0, -1))
-        ends = jnp.broadcast_to(first, latents[0].shape), jnp.broadcast_to(last, latents[0].shape)
-        way = latent.between(*ends, jnp.linspace(0, 1, len(rows)))
-        same = {"row": rows, "latent": way, "latent_class": jnp.zeros_like(rows)}
-        return out | {"interpolation": self.generate(variables, same, key)}
+        ends = (jnp.broadcast_to(latents[0][i], latents[0].shape) for i in (0, -1))
+        lines = {f"sample_{i}": (z, i % self.num_classes) for i, z in enumerate(latents)}
+        lines["interpolation"] = latent.between(*ends, jnp.linspace(0, 1, len(rows))), 0
+        # All in one batch: the generator is compiled once.
+        z = jnp.concatenate([z for z, _ in lines.values()])
+        y = jnp.repeat(jnp.asarray([y for _, y in lines.values()]), len(rows))
+        made = self.generate(variables, {"row": jnp.arange(len(y)), "latent": z, "latent_class": y}, key)
+        return dict(zip(lines, jnp.split(made, len(lines))))
 
     def prepared(self, variables: Any, key: Key[Array, ""]) -> Any:
         """The generator's collection 'batch_stats', as standing statistics: those that these weights have now.
