@@ -1,6 +1,6 @@
 """DCGAN at 32 px on CIFAR-10 for two CPU cores; its discriminator is judged by probes on the test pictures.
 
-Command:   python -m vitjax.main --config=configs/cifar10_dcgan.py --config.data.path=CIFAR10 --workdir=runs/cifar10_dcgan
+Command:   python -m vitjax.main --config=configs/cifar10_dcgan.py --config.data.path=CIFAR10 --workdir=runs/dcgan32
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
 Hardware:  2 CPU cores, under an hour
 Expected:  linear probe above raw pixels (41%) and above the same network before training

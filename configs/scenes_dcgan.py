@@ -3,7 +3,8 @@
 Command:   python -m vitjax.main --config=configs/scenes_dcgan.py --workdir=runs/scenes_dcgan
 Hardware:  2 CPU cores, at most 30 minutes
 Data:      'scenes', drawn by vitjax itself; nothing is downloaded
-Expected:  samples in which a person recognises the scenes, no alarm; --config.objective.discriminator_rate=100 raises one
+Expected:  samples in which a person recognises the scenes, and no alarm; one with a discriminator that learns 100
+           times as fast (--config.objective.discriminator_rate=100)
 Obtained:  not yet run
 """
 

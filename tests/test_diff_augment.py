@@ -58,5 +58,7 @@ def test_nothing_asked_for_is_nothing_done():
 
 @pytest.mark.parametrize("names", [("color",), "colors"])
 def test_an_unknown_operation_is_refused(names):
-    with pytest.raises(UserError, match=r"diff_augment=.*is not known; choose a tuple of colour, translation, cutout"):
+    with pytest.raises(
+        UserError, match=r"diff_augment=.*is not known; choose a tuple of colour, translation, cutout"
+    ):
         diff_augment.make(names)

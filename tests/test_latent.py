@@ -14,7 +14,9 @@ KEY = jax.random.key(0)
 @pytest.mark.parametrize("truncation", [0.0, 0.5])
 def test_a_latent_is_a_function_of_its_row_alone(truncation):
     whole = latent.draw(KEY, jnp.arange(6), 4, truncation)
-    np.testing.assert_array_equal(latent.draw(KEY, jnp.asarray([5, 2]), 4, truncation), whole[jnp.asarray([5, 2])])
+    np.testing.assert_array_equal(
+        latent.draw(KEY, jnp.asarray([5, 2]), 4, truncation), whole[jnp.asarray([5, 2])]
+    )
     assert len(np.unique(np.asarray(whole))) == 24
     assert not np.array_equal(latent.draw(jax.random.key(1), jnp.arange(6), 4, truncation), whole)
 

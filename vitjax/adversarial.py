@@ -76,11 +76,18 @@ def objective(
     """
     game, settings = _game(config, run, generator, discriminator, label), config.objective
     tx, rate = optim.make(config, run)
-    discriminator_tx = optax.chain(tx, optax.scale(_positive("discriminator_rate", settings.discriminator_rate)))
+    discriminator_tx = optax.chain(
+        tx, optax.scale(_positive("discriminator_rate", settings.discriminator_rate))
+    )
     generator_tx = tx if generator_gradients is None else optax.chain(generator_gradients, tx)
     average = _Average(settings.ema_decay, settings.ema_start, settings.ema_buffers)
     sampler = sampling.Sampler(
-        generator, game.z_dim, game.num_classes, game.truncation, settings.standing_passes, settings.standing_batch
+        generator,
+        game.z_dim,
+        game.num_classes,
+        game.truncation,
+        settings.standing_passes,
+        settings.standing_batch,
     ).checked()
     backbone, eval_view = models.build(config.model, run.dtype), augment.eval_view(config)
 
@@ -92,9 +99,10 @@ def objective(
         real = augment.to_uint8(eval_view(batch), config.data.mean, config.data.std)
         return {"real": real} | sampler.lines(models.part(variables, GENERATOR), batch["row"], key)
 
+    standing = sampler.standing_statistics()
+
     def prepare(variables: Tree, key: Array) -> Tree:
-        found = sampler.prepared(models.part(variables, GENERATOR), key)
-        return _with(variables, GENERATOR, found)
+        return _with(variables, GENERATOR, standing(models.part(variables, GENERATOR), key))
 
     def report(metrics: dict, extra: Tree, step: Array) -> dict:
         return _report(metrics, extra) | {"learning_rate": rate(step)}
@@ -112,7 +120,9 @@ def objective(
         predict={
             "features": features,
             "sample": sample,
-            "generate": lambda variables, batch, key: sampler.generate(models.part(variables, GENERATOR), batch, key),
+            "generate": lambda variables, batch, key: sampler.generate(
+                models.part(variables, GENERATOR), batch, key
+            ),
         },
         prepare=prepare if settings.standing_passes else None,
         report=report,
@@ -204,7 +214,9 @@ def _judged(game: Game, batch: Any) -> tuple[Bool[Array, " B"], Int[Array, " B"]
     return batch["valid"] & (y >= 0), jnp.maximum(y, 0)  # -1 is a picture without a label
 
 
-def _made(game: Game, params: Tree, extra: Tree, rows: Int[Array, " B"], key: Array) -> tuple[Array, Array, Tree]:
+def _made(
+    game: Game, params: Tree, extra: Tree, rows: Int[Array, " B"], key: Array
+) -> tuple[Array, Array, Tree]:
     """(pictures, their classes, extra), of the generator in training."""
     z = latent.draw(key, rows, game.z_dim)
     y = latent.draw_classes(key, rows, game.num_classes)
@@ -212,7 +224,9 @@ def _made(game: Game, params: Tree, extra: Tree, rows: Int[Array, " B"], key: Ar
     return images, y, extra
 
 
-def _judge_real(game: Game, params: Tree, extra: Tree, images: Array, y: Array) -> tuple[Array, Array | None, Tree]:
+def _judge_real(
+    game: Game, params: Tree, extra: Tree, images: Array, y: Array
+) -> tuple[Array, Array | None, Tree]:
     """(logits, slopes of the logits in the pictures where r1 asks for them, extra)."""
 
     def judge(images: Array) -> tuple[Array, tuple[Array, Tree]]:
@@ -251,13 +265,13 @@ def _spread(images: Float[Array, "B H W C"]) -> Float[Array, ""]:
 def _report(metrics: dict[str, Array], extra: Tree) -> dict[str, Array]:
     """The round's health beside its metrics.
 
-    'diversity' is the spread of made pictures over that of real ones: 1 is right, and near 0 all are the same.
-    'gradient_ratio' is the generator's gradient norm over the discriminator's.
+    'health/diversity' is the spread of made pictures over that of real ones: 1 is right, and near 0 all are the same.
+    'health/gradient_ratio' is the generator's gradient norm over the discriminator's.
     """
-    out = dict(metrics, diversity=metrics[f"{DISCRIMINATOR}/diversity"])
-    del out[f"{DISCRIMINATOR}/diversity"]
+    out = dict(metrics)
+    out["health/diversity"] = out.pop(f"{DISCRIMINATOR}/diversity")
     norms = [metrics[f"{name}/grad_norm"] for name in (GENERATOR, DISCRIMINATOR)]
-    out["gradient_ratio"] = norms[0] / jnp.maximum(norms[1], 1e-12)
+    out["health/gradient_ratio"] = norms[0] / jnp.maximum(norms[1], 1e-12)
     for name, tree in extra.get("spectral", {}).items():
         out[f"{name}/spectral_norm"] = spectral.largest(tree)
     return out
@@ -276,7 +290,9 @@ class _Average(NamedTuple):
 
     def start(self, variables: Tree) -> Tree:
         if not 0 <= self.decay < 1:
-            raise UserError(f"config.objective.ema_decay={self.decay} must be at least 0 (no average) and below 1")
+            raise UserError(
+                f"config.objective.ema_decay={self.decay} must be at least 0 (no average) and below 1"
+            )
         return {"ema": _only(variables, GENERATOR)} if self.decay else {}
 
     def after(self, params: Tree, extra: Tree, step: Array) -> tuple[Tree, Tree]:
@@ -291,7 +307,11 @@ class _Average(NamedTuple):
     def export(self, state: State) -> Tree:
         extra = {c: tree for c, tree in state.extra.items() if c != "ema"}
         variables = {"params": state.params, **extra}
-        return _with(variables, GENERATOR, models.part(state.extra["ema"], GENERATOR)) if self.decay else variables
+        return (
+            _with(variables, GENERATOR, models.part(state.extra["ema"], GENERATOR))
+            if self.decay
+            else variables
+        )
 
 
 def _only(variables: Tree, name: str) -> Tree:
@@ -301,7 +321,9 @@ def _only(variables: Tree, name: str) -> Tree:
 
 def _steps(settings: Any) -> int:
     if settings.discriminator_steps < 1:
-        raise UserError(f"config.objective.discriminator_steps={settings.discriminator_steps} must be at least 1")
+        raise UserError(
+            f"config.objective.discriminator_steps={settings.discriminator_steps} must be at least 1"
+        )
     return settings.discriminator_steps
 
 

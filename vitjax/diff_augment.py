@@ -37,7 +37,9 @@ def make(names: Sequence[str]) -> Augment:
     def augment(images: Float[Array, "B H W C"], keys: Key[Array, " B"]) -> Float[Array, "B H W C"]:
         for name in names:
             number, operation = OPERATIONS[name]
-            images = jax.vmap(lambda x, k, f=operation, n=number: f(x, jax.random.fold_in(k, n)))(images, keys)
+            images = jax.vmap(lambda x, k, f=operation, n=number: f(x, jax.random.fold_in(k, n)))(
+                images, keys
+            )
         return images
 
     return augment
@@ -57,7 +59,8 @@ def translation(x: Float[Array, "H W C"], key: Key[Array, ""]) -> Float[Array, "
     """Shifted by up to an eighth of the side each way; what comes in is 0, a middle grey."""
     most = [int(side * MAX_SHIFT + 0.5) for side in x.shape[:2]]
     starts = [
-        jax.random.randint(jax.random.fold_in(key, axis), (), 0, 2 * shift + 1) for axis, shift in enumerate(most)
+        jax.random.randint(jax.random.fold_in(key, axis), (), 0, 2 * shift + 1)
+        for axis, shift in enumerate(most)
     ]
     padded = jnp.pad(x, [(shift, shift) for shift in most] + [(0, 0)])
     return jax.lax.dynamic_slice(padded, (*starts, 0), x.shape)

@@ -273,9 +273,10 @@ def variables_and_step(experiment: Experiment, prepared: bool = True) -> tuple[d
 
 
 def exporter(experiment: Experiment) -> Callable[[Any], Any]:
-    """state -> the weights as `predict` wants them, always by the same draws; compiled once."""
+    """state -> the weights as `predict` wants them, prepared by the same draws whenever; not for use inside of jit."""
+    export, prepare = jax.jit(experiment.objective.export), experiment.objective.prepare
     key = jax.random.key(KEY_PREPARE)
-    return jax.jit(lambda state: experiment.objective.ready(state, key))
+    return export if prepare is None else lambda state: prepare(export(state), key)
 
 
 def fresh(experiment: Experiment, seed: int, given: Mapping[str, Any] | None = None) -> Any:

@@ -39,7 +39,9 @@ def draw_classes(key: Key[Array, ""], rows: Int[Array, " B"], num_classes: int) 
     return jax.vmap(one)(augment.row_keys(key, rows))
 
 
-def between(a: Float[Array, "... Z"], b: Float[Array, "... Z"], at: Float[Array, "..."]) -> Float[Array, "... Z"]:
+def between(
+    a: Float[Array, "... Z"], b: Float[Array, "... Z"], at: Float[Array, "..."]
+) -> Float[Array, "... Z"]:
     """The latent at 0 (a) to 1 (b) of the way on the great circle through both.
 
     A straight line would pass through lengths that a normal of many dimensions practically never has.
@@ -48,7 +50,9 @@ def between(a: Float[Array, "... Z"], b: Float[Array, "... Z"], at: Float[Array,
     length_a, length_b = (jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
     cosine = jnp.sum(a * b, -1, keepdims=True) / (length_a * length_b)
     angle = jnp.arccos(jnp.clip(cosine, -1 + 1e-6, 1 - 1e-6))
-    direction = (jnp.sin((1 - at) * angle) * a / length_a + jnp.sin(at * angle) * b / length_b) / jnp.sin(angle)
+    direction = (jnp.sin((1 - at) * angle) * a / length_a + jnp.sin(at * angle) * b / length_b) / jnp.sin(
+        angle
+    )
     return direction * ((1 - at) * length_a + at * length_b)
 
 

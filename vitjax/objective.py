@@ -54,7 +54,8 @@ class Objective(NamedTuple):
       predict: name -> (variables, batch, key) -> tree; `batch` holds pictures as the loader gives them.
         A deterministic entry ignores the key.
       prepare: (variables, key) -> variables, once after `export` and before any `predict`: statistics that a
-        sampler has to measure with its final weights. None: they are ready.
+        sampler has to measure with its final weights. It compiles what it does itself, and so is not for use inside
+        of jit. None: they are ready.
     """
 
     init: Callable[..., State]
@@ -62,11 +63,6 @@ class Objective(NamedTuple):
     export: Callable[[State], Tree]
     predict: Mapping[str, Callable[[Tree, Batch, Array], Tree]]
     prepare: Callable[[Tree, Array], Tree] | None = None
-
-    def ready(self, state: State, key: Array) -> Tree:
-        """The exported weights as `predict` wants them."""
-        variables = self.export(state)
-        return variables if self.prepare is None else self.prepare(variables, key)
 
 
 class Run(NamedTuple):

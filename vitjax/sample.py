@@ -28,7 +28,12 @@ WAY = 8  # pictures from one end to the other
 
 
 def sample(
-    workdir: str, n: int, label: str = "", truncation: float | None = None, seed: int = 0, interpolate: bool = False
+    workdir: str,
+    n: int,
+    label: str = "",
+    truncation: float | None = None,
+    seed: int = 0,
+    interpolate: bool = False,
 ) -> list[UInt8[np.ndarray, "B S S 3"]]:
     """n pictures of the generator in `workdir`, in lines.
 
@@ -111,7 +116,7 @@ def _generated(
     objective, key = built.objective, jax.random.key(experiment.KEY_PREPARE)
     variables, _ = experiment.variables_and_step(built, prepared=False)
     if objective.prepare is not None:
-        variables = jax.jit(objective.prepare)(variables, key)
+        variables = objective.prepare(variables, key)
     generate, made = jax.jit(objective.predict["generate"]), []
     for i in range(0, len(z), BATCH):
         part = {"latent": z[i : i + BATCH], "latent_class": y[i : i + BATCH]}
@@ -126,10 +131,16 @@ def main(argv: Sequence[str]) -> Any:
     cli.add_allow_cpu(options)
     options.add_argument("--out", required=True, metavar="FILE.png", help="where the picture is written")
     options.add_argument("--n", type=int, default=64, help="how many pictures")
-    options.add_argument("--label", default="", metavar="NAME", help="the class, by name or number; drawn by default")
-    options.add_argument("--truncation", type=float, help="the bound of latents; that of the config by default")
+    options.add_argument(
+        "--label", default="", metavar="NAME", help="the class, by name or number; drawn by default"
+    )
+    options.add_argument(
+        "--truncation", type=float, help="the bound of latents; that of the config by default"
+    )
     options.add_argument("--seed", type=int, default=0, help="of the draws")
-    options.add_argument("--interpolate", action=argparse.BooleanOptionalAction, default=False, help="lines are ways")
+    options.add_argument(
+        "--interpolate", action=argparse.BooleanOptionalAction, default=False, help="lines are ways"
+    )
     values, given = cli.parse(options, argv)
     if given:
         raise UserError(f"{given[0]}: samples are of the run's config; --truncation alone can be changed")

@@ -1,12 +1,12 @@
 """Pictures of a trained generator, and the batch statistics that it needs for them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Int, Key, UInt8
 
 from vitjax import augment, latent
 from vitjax.errors import UserError
@@ -19,7 +19,7 @@ Pictures = UInt8[Array, "B S S 3"]
 
 
 class Sampler(NamedTuple):
-    """Makes pictures. `variables` are the generator's own, in evaluation; see `prepared`.
+    """Makes pictures. `variables` are the generator's own, in evaluation; see `standing_statistics`.
 
     Attributes:
       generator: (latents, classes, train) -> pictures in -1..1.
@@ -41,11 +41,13 @@ class Sampler(NamedTuple):
           UserError: the number of latents, passes or pictures makes no sense.
         """
         if self.z_dim < 1:
-            raise UserError(f"config.objective.z_dim={self.z_dim} must be at least 1; DCGAN has 100, BigGAN 120")
+            raise UserError(
+                f"config.objective.z_dim={self.z_dim} must be at least 1; DCGAN has 100, BigGAN 120"
+            )
         if self.passes < 0 or self.batch < 2:
             raise UserError(
-                f"config.objective.standing_passes={self.passes} and standing_batch={self.batch} must be at least 0 and "
-                "2; no passes are none: the moving averages of training are used then"
+                f"config.objective.standing_passes={self.passes} and standing_batch={self.batch} must be at least "
+                "0 and 2; without passes the moving averages of training are used"
             )
         return self
 
@@ -76,25 +78,31 @@ class Sampler(NamedTuple):
         made = self.generate(variables, {"row": jnp.arange(len(y)), "latent": z, "latent_class": y}, key)
         return dict(zip(lines, jnp.split(made, len(lines))))
 
-    def prepared(self, variables: Any, key: Key[Array, ""]) -> Any:
-        """The generator's collection 'batch_stats', as standing statistics: those that these weights have now.
+    def standing_statistics(self) -> Callable[[Any, Key[Array, ""]], Any]:
+        """(variables, key) -> the generator's collection 'batch_stats' as these weights have it now.
 
         A moving average belongs to the weights of the past, and an average of weights has none of its own. These are
-        the means over `passes` batches of `batch` pictures, with the truncation that will be sampled with.
+        the means over `passes` batches of `batch` pictures, with the truncation that will be sampled with. A pass is
+        compiled, their loop is not: inside of a compiled loop XLA has no fast convolutions on CPUs.
 
         Source: Brock et al., 2019, Large scale GAN training, appendix C.
         """
-        empty = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
         rows = jnp.arange(self.batch)
 
-        def one(total: Any, i: Int[Array, ""]) -> tuple[Any, None]:
-            key_pass = jax.random.fold_in(key, i)
-            z = latent.draw(key_pass, rows, self.z_dim, self.truncation)
-            y = latent.draw_classes(key_pass, rows, self.num_classes)
-            own = {**variables, "batch_stats": empty}
+        @jax.jit
+        def add(total: Any, variables: Any, key: Key[Array, ""]) -> Any:
+            z = latent.draw(key, rows, self.z_dim, self.truncation)
+            y = latent.draw_classes(key, rows, self.num_classes)
+            own = {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, total)}
             _, moved = self.generator.apply(own, z, y, train=True, mutable=["batch_stats", "spectral"])
-            return jax.tree.map(jnp.add, total, moved["batch_stats"]), None
+            # A running average that starts from nothing holds 1 - momentum of one batch's statistics.
+            mean = jax.tree.map(lambda x: x / (self.passes * (1 - MOMENTUM)), moved["batch_stats"])
+            return jax.tree.map(jnp.add, total, mean)
 
-        total, _ = jax.lax.scan(one, empty, jnp.arange(self.passes))
-        # A running average that starts from nothing holds 1 - momentum of one batch's statistics.
-        return {"batch_stats": jax.tree.map(lambda x: x / (self.passes * (1 - MOMENTUM)), total)}
+        def found(variables: Any, key: Key[Array, ""]) -> Any:
+            total = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+            for i in range(self.passes):
+                total = add(total, variables, jax.random.fold_in(key, i))
+            return {"batch_stats": total}
+
+        return found

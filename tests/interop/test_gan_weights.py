@@ -42,7 +42,9 @@ def test_dcgan_makes_the_same_pictures_and_judges_them_alike():
     z = jnp.asarray(wave(1, (2, 4)), jnp.float32)
     images = outputs(dcgan.Generator(2, 64), DCGAN, "generator", z)
     np.testing.assert_allclose(images[0, 0, :3, 0], [-0.010656541, -0.061812936, -0.015384383], atol=1e-5)
-    np.testing.assert_allclose([images.sum(), jnp.abs(images).sum()], [-231.231521559, 1151.994993099], rtol=1e-5)
+    np.testing.assert_allclose(
+        [images.sum(), jnp.abs(images).sum()], [-231.231521559, 1151.994993099], rtol=1e-5
+    )
     logits = outputs(dcgan.Discriminator(2), DCGAN, "discriminator", images)
     np.testing.assert_allclose(logits, [0.0416732636977777, 0.04136275561289565], atol=1e-6)
 
@@ -52,7 +54,9 @@ def test_biggan_makes_the_same_pictures_and_judges_them_alike():
     generator = biggan.Generator(4, 32, 5, 6, 4, 16, ORTHOGONAL)
     images = outputs(generator, BIGGAN, "generator", z, Y)
     np.testing.assert_allclose(images[0, 0, :3, 0], [-0.533769734, -0.518332029, -0.560060198], atol=1e-4)
-    np.testing.assert_allclose([images.sum(), jnp.abs(images).sum()], [-1987.411045618, 1993.688252995], rtol=1e-5)
+    np.testing.assert_allclose(
+        [images.sum(), jnp.abs(images).sum()], [-1987.411045618, 1993.688252995], rtol=1e-5
+    )
     logits = outputs(biggan.Discriminator(4, 5, 16, ORTHOGONAL), BIGGAN, "discriminator", images, Y)
     np.testing.assert_allclose(logits, [-14.186519594, -1.632735828], rtol=1e-4)
 

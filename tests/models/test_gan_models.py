@@ -51,7 +51,9 @@ def test_biggan_has_the_papers_parameters(settings, size_px, classes, z_dim, exp
 
 @pytest.mark.parametrize("size_px, z_dim", [(64, 100), (256, 140)])
 def test_biggan_of_other_sizes_makes_pictures_and_logits(size_px, z_dim):
-    generator, discriminator = biggan.players(ConfigDict(BIGGAN | dict(attention_px=32, ch=8)), size_px, 5, z_dim)
+    generator, discriminator = biggan.players(
+        ConfigDict(BIGGAN | dict(attention_px=32, ch=8)), size_px, 5, z_dim
+    )
     z, y = jnp.zeros((2, z_dim)), jnp.zeros(2, jnp.int32)
     images = jax.eval_shape(lambda: generator.init_with_output(jax.random.key(0), z, y)[0])
     assert images.shape == (2, size_px, size_px, 3)
@@ -74,7 +76,10 @@ def test_upsampling_is_the_transpose_of_downsampling_and_has_its_gradients():
             x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), transpose_kernel=True
         )
 
-    found, expected = (jax.grad(lambda *a, f=f: jnp.sum(f(*a) ** 3), (0, 1))(x, kernel) for f in (dcgan.upsampled, library))
+    def gradients(upsample):
+        return jax.grad(lambda *inputs: jnp.sum(upsample(*inputs) ** 3), (0, 1))(x, kernel)
+
+    found, expected = gradients(dcgan.upsampled), gradients(library)
     for a, b in zip(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-2)
 
@@ -94,7 +99,9 @@ def test_biggan_features_do_not_depend_on_the_rest_of_the_batch():
     images = jax.random.normal(jax.random.key(0), (3, 32, 32, 3))
     out, variables = backbone.init_with_output(jax.random.key(1), images)
     assert out["features"].shape == (3, 8)
-    np.testing.assert_allclose(backbone.apply(variables, images[:1])["features"], out["features"][:1], rtol=1e-5)
+    np.testing.assert_allclose(
+        backbone.apply(variables, images[:1])["features"], out["features"][:1], rtol=1e-5
+    )
 
 
 def test_an_embedding_of_zeros_leaves_the_norm_alone():

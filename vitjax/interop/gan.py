@@ -62,11 +62,15 @@ def biggan_discriminator(size_px: int, attention_px: int) -> list[Row]:
         if name_px == attention_px:
             out += _attention(f"{root}/backbone/attention{i}", f"blocks.{i}.1")
     out += _linear(f"{root}/linear", "linear")
-    return [*out, table.same(f"params/{root}/embed/embedding", "embed.weight"), *_spectral(f"{root}/embed", "embed")]
+    return [
+        *out,
+        table.same(f"params/{root}/embed/embedding", "embed.weight"),
+        *_spectral(f"{root}/embed", "embed"),
+    ]
 
 
 def _kernel(ours: str, theirs: str) -> Row:
-    """[out, in, h, w] there and [h, w, in, out] here; and of a transposed convolution [in, out, h, w] and [h, w, out, in]."""
+    """[out, in, h, w] there and [h, w, in, out] here; [in, out, h, w] and [h, w, out, in] of a transposed convolution."""
     return table.one(ours, theirs, lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 
 

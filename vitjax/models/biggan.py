@@ -2,7 +2,7 @@
 
 The generator's batch norms get gain and bias from the class and, where the latent is hierarchical, from a chunk of
 it each. The discriminator projects its features on the class (Miyato and Koyama 2018). Batch statistics of a moving
-average are not what the paper samples with: see `vitjax.adversarial.standing_statistics`. As `config.model.name` of
+average are not what the paper samples with: see `vitjax.sampling`. As `config.model.name` of
 a supervised run, 'biggan' is the discriminator without its projection.
 """
 
@@ -116,14 +116,20 @@ class Generator(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z: Float[Array, "B Z"], y: Int[Array, " B"], train: bool = False) -> Float[Array, "B S S 3"]:
+    def __call__(
+        self, z: Float[Array, "B Z"], y: Int[Array, " B"], train: bool = False
+    ) -> Float[Array, "B S S 3"]:
         widths = [self.ch * width for width in ARCHITECTURES[self.size_px].generator]
         first, *rest = jnp.split(z.astype(self.dtype), self.chunks, axis=-1)
         conditions = self._conditions(y, rest, len(widths) - 1, train)
-        x = spectral.Linear(widths[0] * START**2, self.weight_init, dtype=self.dtype, name="linear")(first, train)
+        x = spectral.Linear(widths[0] * START**2, self.weight_init, dtype=self.dtype, name="linear")(
+            first, train
+        )
         x = x.reshape(-1, widths[0], START, START).transpose(0, 2, 3, 1)
         for i, condition in enumerate(conditions):
-            block = GeneratorBlock(widths[i + 1], self.num_classes, self.weight_init, self.dtype, name=f"block{i}")
+            block = GeneratorBlock(
+                widths[i + 1], self.num_classes, self.weight_init, self.dtype, name=f"block{i}"
+            )
             x = block(x, condition, train)
             if x.shape[1] == self.attention_px:
                 x = Attention(self.weight_init, self.dtype, name=f"attention{i}")(x, train)
@@ -139,7 +145,12 @@ class Generator(nn.Module):
             return [y] * blocks
         # The one embedding that is not normalised.
         embed = spectral.Embed(
-            self.num_classes, self.shared_width, self.weight_init, normalised=False, dtype=self.dtype, name="shared"
+            self.num_classes,
+            self.shared_width,
+            self.weight_init,
+            normalised=False,
+            dtype=self.dtype,
+            name="shared",
         )
         shared = embed(y, train)
         return [jnp.concatenate([shared, chunk], -1) for chunk in chunks] or [shared] * blocks
@@ -157,15 +168,19 @@ class GeneratorBlock(nn.Module):
     def __call__(self, x: Float[Array, "B h w C"], condition: Array, train: bool) -> Float[Array, "B H W D"]:
         x = sharding.constrain(x, "batch")
         conv = _convolutions(self.features, self.weight_init, self.dtype)
-        y = nn.relu(ConditionalNorm(self.num_classes, self.weight_init, self.dtype, name="norm1")(x, condition, train))
+        y = nn.relu(
+            ConditionalNorm(self.num_classes, self.weight_init, self.dtype, name="norm1")(x, condition, train)
+        )
         y = conv(3, "conv1")(_doubled(y), train)
-        y = nn.relu(ConditionalNorm(self.num_classes, self.weight_init, self.dtype, name="norm2")(y, condition, train))
+        y = nn.relu(
+            ConditionalNorm(self.num_classes, self.weight_init, self.dtype, name="norm2")(y, condition, train)
+        )
         y = conv(3, "conv2")(y, train)
         return y + conv(1, "shortcut")(_doubled(x), train)
 
 
 class ConditionalNorm(nn.Module):
-    """Batch norm whose gain is 1 + W c and whose bias is V c, of the condition c; of a class, W and V are embeddings."""
+    """Batch norm with a gain of 1 + W c and a bias of V c, of the condition c; of a class, W and V are embeddings."""
 
     num_classes: int
     weight_init: spectral.Init
@@ -210,7 +225,9 @@ class Backbone(nn.Module):
         x = images.astype(self.dtype)
         layers = zip(architecture.discriminator, architecture.halves, architecture.names)
         for i, (width, halves, name_px) in enumerate(layers):
-            block = DiscriminatorBlock(self.ch * width, halves, i == 0, self.weight_init, self.dtype, name=f"block{i}")
+            block = DiscriminatorBlock(
+                self.ch * width, halves, i == 0, self.weight_init, self.dtype, name=f"block{i}"
+            )
             x = block(x, train)
             if name_px == self.attention_px:
                 x = Attention(self.weight_init, self.dtype, name=f"attention{i}")(x, train)
@@ -253,12 +270,16 @@ class Discriminator(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B S S 3"], y: Int[Array, " B"], train: bool = False) -> Float[Array, " B"]:
+    def __call__(
+        self, images: Float[Array, "B S S 3"], y: Int[Array, " B"], train: bool = False
+    ) -> Float[Array, " B"]:
         backbone = Backbone(self.ch, self.attention_px, self.weight_init, self.dtype, name="backbone")
         features = backbone(images, train)["features"]
         # In float32: a sum over classes' directions, and a single number a picture.
         logits = spectral.Linear(1, self.weight_init, name="linear")(features, train)[:, 0]
-        embedded = spectral.Embed(self.num_classes, features.shape[-1], self.weight_init, name="embed")(y, train)
+        embedded = spectral.Embed(self.num_classes, features.shape[-1], self.weight_init, name="embed")(
+            y, train
+        )
         return logits + jnp.sum(embedded * features, axis=-1)
 
 

@@ -39,7 +39,9 @@ def players(config: Any, size_px: int, dtype: Any = jnp.float32) -> tuple["Gener
       UserError: a size that the layers do not give, or a width below 1.
     """
     if size_px not in SIZES:
-        raise UserError(f"config.data.size_px={size_px}: DCGAN makes pictures of {', '.join(map(str, SIZES))} px")
+        raise UserError(
+            f"config.data.size_px={size_px}: DCGAN makes pictures of {', '.join(map(str, SIZES))} px"
+        )
     width = _width(config)
     return Generator(width, size_px, dtype), Discriminator(width, dtype)
 
@@ -98,7 +100,9 @@ class Discriminator(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B S S 3"], y: Any = None, train: bool = False) -> Float[Array, " B"]:
+    def __call__(
+        self, images: Float[Array, "B S S 3"], y: Any = None, train: bool = False
+    ) -> Float[Array, " B"]:
         x = Backbone(self.width, self.dtype, name="backbone")(images, train)["tokens"]
         kernel = self.param("head", _NORMAL, (GRID, GRID, x.shape[-1], 1))
         return jnp.einsum("bhwc,hwcd->bd", x, kernel.astype(x.dtype))[:, 0].astype(jnp.float32)
@@ -151,7 +155,12 @@ def _norm(x: Array, train: bool, name: str) -> Array:
         return 1 + _NORMAL(key, shape, dtype)
 
     norm = nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype, scale_init=scale_init, name=name
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=x.dtype,
+        scale_init=scale_init,
+        name=name,
     )
     return norm(x)
 

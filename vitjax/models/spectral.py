@@ -49,7 +49,9 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W F"]:
-        kernel = self.param("kernel", self.weight_init, (self.kernel, self.kernel, x.shape[-1], self.features))
+        kernel = self.param(
+            "kernel", self.weight_init, (self.kernel, self.kernel, x.shape[-1], self.features)
+        )
         if self.normalised:
             kernel = _normalised(self, kernel, train)
         x = jax.lax.conv_general_dilated(

@@ -21,7 +21,8 @@ def make(config: Any, run: Run) -> Objective:
     generator, discriminator = dcgan.players(config.model, config.data.size_px, run.dtype)
     if config.objective.loss == "wasserstein" and not config.objective.r1:
         raise UserError(
-            "config.objective.loss='wasserstein': nothing bounds this discriminator's slope; set config.objective.r1=10.0, "
-            "use 'non_saturating', or config.objective.name='biggan', whose weights are normalised"
+            "config.objective.loss='wasserstein': nothing bounds this discriminator's slope; set "
+            "config.objective.r1=10.0, use 'non_saturating', or config.objective.name='biggan', whose weights are "
+            "normalised"
         )
     return adversarial.objective(config, run, generator, discriminator)
