@@ -28,8 +28,10 @@ def _entry(name: str, i: int, shape: tuple[int, ...]) -> np.ndarray:
         return np.full(shape, CONSTANTS[name])
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
-    if name.endswith("running_var"):
+    if name.split(".")[-1].startswith("sv"):  # the value that spectral normalisation found last
+        return np.ones(shape)
+    if name.endswith(("running_var", "stored_var")):
         return 1 + 0.5 * a**2
     if len(shape) >= 2:
         return a * np.sqrt(3 * shape[0] / a.size)
-    return 1 + 0.2 * a if name.endswith("weight") else 0.2 * a
+    return 1 + 0.2 * a if name.endswith(("weight", "gain")) else 0.2 * a

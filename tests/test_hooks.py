@@ -39,7 +39,9 @@ def test_an_evaluator_that_tells_what_it_does_shows_life_and_a_line(monkeypatch,
 
     monkeypatch.setattr(evaluate, "evaluate", evaluated)
     built = SimpleNamespace(
-        objective=SimpleNamespace(export=lambda state: state), run=SimpleNamespace(total_steps=5), path=tmp_path
+        objective=SimpleNamespace(export=lambda state: state, prepare=None),
+        run=SimpleNamespace(total_steps=5),
+        path=tmp_path,
     )
     progress = Progress(total_steps=5, batch_size=8, stream=stream)
     asked = {"linear": SimpleNamespace(every_steps=1)}

@@ -15,6 +15,10 @@ from vitjax.errors import UserError
 
 # At most these in a tiny form, at any depth of a section; 0 and () are 'none' and stay so.
 _AT_MOST = dict(widths=32, head_widths=32, prototypes=16, queue=32)
+# What networks have in a tiny form, where it is not a transformer's width and depth.
+_TINY_NETWORKS = dict(
+    resnet=dict(depth=10, width=8), vgg=dict(depth=11, width=8), clip_resnet=dict(blocks=(1, 1, 1, 1)), dcgan=dict(width=4)
+)
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -295,11 +299,10 @@ def form(
     d.train_examples, d.eval_examples, d.workers = 64, 32, 0
     small = dict(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8)
     small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
-    shallowest = dict(resnet=10, vgg=11)
-    if config.model.name in shallowest:
-        small |= dict(depth=shallowest[config.model.name], width=8)
-    if config.model.name == "clip_resnet":
-        small |= dict(blocks=(1, 1, 1, 1))
+    small |= dict(ch=4, standing_passes=2, standing_batch=8) | _TINY_NETWORKS.get(config.model.name, {})
+    if config.model.name == "biggan":
+        # Where there is none, the network is of another kind.
+        small |= {key: min(config.model[key], most) for key, most in dict(shared_width=8, attention_px=16).items()}
     for section in [config[name] for name in ("model", "objective", "text") if name in config]:
         section.update({key: value for key, value in small.items() if key in section})
         _shrink(section)
@@ -308,6 +311,8 @@ def form(
         d.tokenizer, d.text_length, config.text.vocab_size = "bytes", 16, 0
         if config.text.pool != "last":
             config.text.update(pool="eos", eos_id=2)  # of the bytes
+    if "discriminator_steps" in config.objective:
+        config.objective.discriminator_steps = min(config.objective.discriminator_steps, 2)
     for settings in config.evals.values():
         settings.update(
             {k: v for k, v in dict(train_split="train", eval_split="test").items() if k in settings}

@@ -225,14 +225,16 @@ def _functions(
     """Output -> function of a batch, of the trained network, of a fresh one, or the pixels themselves."""
     if variant == "raw_pixels":
         return {"features": features.raw_pixels(built.config.data)}
+    key = jax.random.key(KEY)
     if variant == "random_init":
         # Another seed than the run's: a network that is independent of the trained one.
         seed = built.config.seed + 1
         fresh = lambda: built.objective.export(experiment.fresh(built, seed))  # noqa: E731
         variables = jax.jit(fresh, compiler_options=devices.run_once())()
+        if built.objective.prepare is not None:
+            variables = built.objective.prepare(variables, key)
     # Once, and not with every batch.
     variables = jax.device_put(variables, sharding.shardings(variables, mesh))
-    key = jax.random.key(KEY)
 
     def bind(need: str) -> Callable[[Mapping], jax.Array]:
         predict = jax.jit(built.objective.predict[need])

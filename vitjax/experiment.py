@@ -28,6 +28,7 @@ DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 FORMAT = 1
 FILE = "config.json"
 WEIGHTS = "model.safetensors"
+KEY_PREPARE = 3  # of what is measured before sampling
 # What may differ between the parts of one run.
 MAY_CHANGE = (
     "total_steps", "total_epochs", "log/", "alarms/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
@@ -270,8 +271,11 @@ def variables(experiment: Experiment) -> dict[str, Any]:
     return variables_and_step(experiment)[0]
 
 
-def variables_and_step(experiment: Experiment) -> tuple[dict[str, Any], int]:
-    """`variables`, and the number of steps that they were trained for."""
+def variables_and_step(experiment: Experiment, prepared: bool = True) -> tuple[dict[str, Any], int]:
+    """`variables`, and the number of steps that they were trained for.
+
+    Those of a run are `prepared` for `predict`; the next training needs no preparation. An export's are already.
+    """
     file = experiment.path / WEIGHTS
     if file.is_file():
         from safetensors.numpy import load, load_file
@@ -280,7 +284,16 @@ def variables_and_step(experiment: Experiment) -> tuple[dict[str, Any], int]:
         wanted = trees.flatten(jax.eval_shape(lambda: experiment.objective.export(fresh(experiment, 0))))
         return trees.unflatten(trees.stack(flat, wanted)), _read_file(experiment.path)["step"]
     state = checkpoint.read_state(experiment.path, abstract_state(experiment))
+    if prepared and experiment.objective.prepare is not None:
+        return exporter(experiment)(state), int(state.step)
     return experiment.objective.export(state), int(state.step)
+
+
+def exporter(experiment: Experiment) -> Callable[[Any], Any]:
+    """state -> the weights as `predict` wants them, prepared by the same draws whenever; not for use inside of jit."""
+    export, prepare = jax.jit(experiment.objective.export), experiment.objective.prepare
+    key = jax.random.key(KEY_PREPARE)
+    return export if prepare is None else lambda state: prepare(export(state), key)
 
 
 def fresh(experiment: Experiment, seed: int, given: Mapping[str, Any] | None = None) -> Any:
@@ -337,13 +350,26 @@ def given_weights(experiment: Experiment) -> dict[str, Any]:
 def _given_part(name: str, path: str) -> dict[str, Any]:
     """The leaves of part `name` in the weights at `path`, under unstacked names."""
     try:
-        flat = trees.unstack(trees.flatten(variables(read(path))))
+        flat = trees.unstack(trees.flatten(variables_and_step(read(path), prepared=False)[0]))
     except UserError as error:
         raise UserError(f"config.init.{name}={path!r}: {error}") from error
-    part = {k: np.asarray(v) for k, v in flat.items() if k.split("/")[1] == name}
-    if not part:
-        raise UserError(f"config.init.{name}={path!r}: the weights there have no part {name!r}")
-    return part
+    above = {_above(k, name) for k in flat} - {None}
+    # One at the top is meant; a discriminator's lies one deeper.
+    if "" in above:
+        above = {""}
+    if len(above) != 1:
+        among = f": it is in {', '.join(sorted(above))}" if above else ""
+        raise UserError(f"config.init.{name}={path!r}: the weights there have no part {name!r}{among}")
+    (prefix,) = above
+    return {
+        k.replace(f"/{prefix}", "/", 1): np.asarray(v) for k, v in flat.items() if _above(k, name) == prefix
+    }
+
+
+def _above(path: str, name: str) -> str | None:
+    """What stands between the collection and the part `name` ('', or 'discriminator/'); None: it is not in the path."""
+    _, *parts = path.split("/")
+    return "".join(f"{part}/" for part in parts[: parts.index(name)]) if name in parts else None
 
 
 def _tuples_as_text(x: Any) -> Any:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vitjax import alarms, evaluate, health, multihost, picture, sharding
+from vitjax import alarms, evaluate, experiment, health, multihost, picture, sharding
 from vitjax.checkpoint import Checkpointer
 from vitjax.data import pipeline
 from vitjax.data.bad_records import BadRecords
@@ -126,7 +126,7 @@ def evaluation(
 
     Numbers that are there already, in a run that goes on, are not computed again.
     """
-    export = jax.jit(built.objective.export)
+    export = experiment.exporter(built)
 
     def tell(what: str) -> None:
         # A solver may take longer than config.watchdog_s, and is alive all the same.
@@ -162,7 +162,7 @@ def pictures(
     if not names:
         return lambda event: None
     predict = {name: jax.jit(built.objective.predict[name]) for name in names}
-    export = jax.jit(built.objective.export)
+    export = experiment.exporter(built)
     batch = _some_pictures(splits.source(built.config.data.split), built.config.data, mesh)
     key = jax.random.key(built.config.seed)
 

@@ -55,12 +55,16 @@ class Objective(NamedTuple):
       export: (state) -> variables, the weights to evaluate or to hand on.
       predict: name -> (variables, batch, key) -> tree; `batch` holds pictures as the loader gives them.
         A deterministic entry ignores the key.
+      prepare: (variables, key) -> variables, once after `export` and before any `predict`: statistics that a
+        sampler has to measure with its final weights. It compiles what it does itself, and so is not for use inside
+        of jit. None: they are ready.
     """
 
     init: Callable[..., State]
     update: Callable[[State, Batch, Array], tuple[State, Metrics]]
     export: Callable[[State], Tree]
     predict: Mapping[str, Callable[[Tree, Batch, Array], Tree]]
+    prepare: Callable[[Tree, Array], Tree] | None = None
 
 
 class Tokens(NamedTuple):
@@ -215,6 +219,8 @@ def from_players(
     views: Callable[[Batch, Array], Batch] | None = None,
     start: Callable[[Tree], dict[str, Tree]] | None = None,
     after: Callable[[Tree, Tree, Array], tuple[Tree, Tree]] | None = None,
+    report: Callable[[Metrics, Tree, Array], Metrics] | None = None,
+    prepare: Callable[[Tree, Array], Tree] | None = None,
     accum: int = 1,
 ) -> Objective:
     """The objective of a game: one update is one round, in which the players move in their order.
@@ -226,7 +232,9 @@ def from_players(
 
     Args:
       players: in the order of their moves; see `from_loss` for the rest. A player's metrics are logged
-        as '<name>/<metric>', averaged over its moves.
+        as '<name>/<metric>', averaged over its moves; 'loss' is that of the first player.
+      report: (metrics, extra, step) -> metrics; what is to be logged of the round as a whole.
+      prepare: see `Objective`.
 
     Raises:
       UserError: the batch does not divide into the round's parts.
@@ -268,9 +276,12 @@ def from_players(
         if after is not None:
             params, extra = after(new.params, new.extra, state.step)
             new = new._replace(params=params, extra=extra)
+        metrics["loss"] = metrics[f"{players[0].name}/loss"]
+        if report is not None:
+            metrics = report(metrics, new.extra, state.step)
         return _accept(metrics, new, state)
 
-    return Objective(begin, update, export, predict)
+    return Objective(begin, update, export, predict, prepare)
 
 
 def _of_player(player: Player) -> Callable:
