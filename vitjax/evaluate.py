@@ -8,6 +8,7 @@ The settings are those of the run; any of them can be given anew. A run whose co
 than the run's.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,12 +19,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vitjax import cli, devices, experiment, multihost, names, sharding
+from vitjax import cli, devices, experiment, feature_networks, multihost, names, sharding
 from vitjax.config import Tracked, base_config, default_evals
 from vitjax.data import pipeline, sources
 from vitjax.data.bad_records import BadRecords
 from vitjax.errors import RunError, UserError
-from vitjax.evals import Evaluator, features
+from vitjax.evals import Evaluator, features, generated
 from vitjax.experiment import Experiment
 from vitjax.progress import Progress
 from vitjax.writers import EVALUATIONS
@@ -31,15 +32,17 @@ from vitjax.writers import EVALUATIONS
 # What a number is compared with: a network of the same form before any training, and no network.
 BASELINES = ("random_init", "raw_pixels")
 OFF = -1  # of `every_steps`
+NAME_WIDTH = 24
 KEY = 2  # a deterministic `predict` ignores it
 
 
 class Evaluation(NamedTuple):
-    """An evaluator, how often it runs (0: at the end only), and what stands beside its numbers."""
+    """An evaluator, how often it runs (0: at the end only), what stands beside its numbers, and its network, if any."""
 
     evaluator: Evaluator
     every_steps: int
     baselines: tuple[str, ...]
+    network: generated.Network | None = None
 
 
 class Splits:
@@ -118,16 +121,33 @@ def prepare(built: Experiment, splits: Splits) -> dict[str, Evaluation]:
     """The evaluators that `config.evals` asks for, with their splits opened: what is amiss shows now.
 
     Raises:
-      UserError: a name is not known, a split or a label is not there, or the objective does not predict
+      UserError: a name is not known, a split, a label or a network is not there, or the objective does not predict
         what an evaluator needs.
     """
-    prepared = {}
+    prepared, networks = {}, {}
     for name, settings in built.config.evals.items():
         if settings.every_steps <= OFF:
             dict(settings)  # switched off: its other settings need no reader
             continue
-        prepared[name] = _evaluation(built, name, settings, splits)
+        evaluation = _evaluation(built, name, settings, splits)
+        prepared[name] = evaluation._replace(network=_network(evaluation.evaluator, name, networks))
     return prepared
+
+
+def _network(evaluator: Evaluator, name: str, known: dict[str, generated.Network]) -> generated.Network | None:
+    """The network that the evaluator compares pictures by; each is opened once, and then `known`."""
+    if evaluator.network is None:
+        return None
+    where, output = evaluator.network
+    setting = f"config.evals.{name}.features={where!r}"
+    try:
+        known[where] = known[where] if where in known else feature_networks.open_network(where)
+    except UserError as error:
+        raise UserError(f"{setting}: {error}") from error
+    outputs = known[where].outputs
+    if output not in outputs:
+        raise UserError(f"{setting}: {name} needs {output}, and this network has {', '.join(outputs) or 'no outputs'}")
+    return known[where]
 
 
 def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> Evaluation:
@@ -148,6 +168,9 @@ def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> 
     unknown = [baseline for baseline in settings.baselines if baseline not in BASELINES]
     if unknown:
         raise UserError(f"config.evals.{name}.baselines={unknown}: choose from {', '.join(BASELINES)}")
+    if "raw_pixels" in settings.baselines and "generate" in evaluator.needs:
+        baselines = tuple(settings.baselines)
+        raise UserError(f"config.evals.{name}.baselines={baselines}: pixels make nothing; leave 'raw_pixels' out")
     return Evaluation(evaluator, settings.every_steps, tuple(settings.baselines))
 
 
@@ -169,6 +192,8 @@ def evaluate(
       tell: called every so often, with what is being done ("linear of random init: split 'test', batch 3").
     """
     metrics: dict[str, float] = {}
+    real: dict[tuple[str, str, str, int], features.Features] = {}
+    networks = {e.network.name: e.network.placed(mesh) for e in evaluations.values() if e.network is not None}
     for variant in ("", *(BASELINES if baselines else ())):
         asked = {name: e for name, e in evaluations.items() if not variant or variant in e.baselines}
         if not asked:
@@ -182,11 +207,16 @@ def evaluate(
         }
         functions = _functions(built, variables, variant, needs, mesh)
         with sharding.use(mesh):
-            extract = features.Extract(functions, splits.batches, sorted(fields), mesh, tell)
+            extract = features.Extract(
+                functions, splits.batches, sorted(fields), mesh, tell, batch_size=built.config.batch_size, real=real
+            )
             for name, evaluation in asked.items():
                 prefix = f"eval/{name}/{variant}/" if variant else f"eval/{name}/"
                 title = f"{name} of {variant.replace('_', ' ')}" if variant else name
-                numbers = evaluation.evaluator.evaluate(extract.titled(title), mesh)
+                own = extract.titled(title)
+                if evaluation.network is not None:
+                    own = dataclasses.replace(own, network=networks[evaluation.network.name])
+                numbers = evaluation.evaluator.evaluate(own, mesh)
                 metrics |= {prefix + key: value for key, value in numbers.items()}
     return metrics
 
@@ -209,11 +239,31 @@ def _functions(
         predict = jax.jit(built.objective.predict[need])
         return lambda batch: predict(variables, batch, key)
 
-    return {need: bind(need) for need in needs}
+    made = {"real": generated.real_pictures(built.config.data)} if "generate" in needs else {}
+    return made | {need: bind(need) for need in needs}
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """The accuracies as a table: a line for each evaluator and label, the baselines beside the trained network."""
+    """What was found as tables: accuracies by evaluator and label, then the figures of generators."""
+    return "\n".join(lines for lines in (_accuracy_table(metrics), _figure_table(metrics)) if lines)
+
+
+def _figure_table(metrics: Mapping[str, float]) -> str:
+    """The figures of generators, a fresh one beside the trained one; '' where there are none."""
+    variants = {"trained": "", "random init": "random_init/"}
+    rows = generated.rows(metrics, variants)
+    width = max([NAME_WIDTH, *(len(name) for name, _, _ in rows)])
+    lines = ["".join([" " * width, *(f"{title:>13}" for title in variants), f"{'n':>10}"])]
+    for name, values, n in rows:
+        shown = ("-" if value is None else f"{value:.4g}" for value in values)
+        lines.append("".join([f"{name:{width}}", *(f"{value:>13}" for value in shown), f"{n:>10,}"]))
+    return "\n".join(lines) if rows else ""
+
+
+def _accuracy_table(metrics: Mapping[str, float]) -> str:
+    """The accuracies, the baselines beside the trained network; '' where there are none."""
+    if not _accuracies(metrics):
+        return ""
     variants = {"trained": "", "random init": "random_init/", "raw pixels": "raw_pixels/"}
     lines = ["".join([f"{'':24}", *(f"{title:>13}" for title in variants), f"{'n':>10}"])]
     for evaluator, rest in _accuracies(metrics):
