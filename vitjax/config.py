@@ -139,6 +139,11 @@ def accuracy_eval(**changes: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | dict(baselines=()) | changes)
 
 
+def default_evals() -> ml_collections.ConfigDict:
+    """The evaluators of a run whose config names none, for `python -m vitjax.evaluate`."""
+    return ml_collections.ConfigDict(dict(knn=knn_eval(), linear=linear_eval()))
+
+
 def fid_eval(**changes: Any) -> ml_collections.ConfigDict:
     """The settings of the evaluator `fid`; see `vitjax.evals.fid`."""
     return _generation_eval("fid", **changes)
@@ -171,11 +176,6 @@ def _generation_eval(name: str, **changes: Any) -> ml_collections.ConfigDict:
         baselines=("random_init",),
     )
     return ml_collections.ConfigDict(settings | changes)
-
-
-def default_evals() -> ml_collections.ConfigDict:
-    """The evaluators of a run whose config names none, for `python -m vitjax.evaluate`."""
-    return ml_collections.ConfigDict(dict(knn=knn_eval(), linear=linear_eval()))
 
 
 def _eval(name: str, **changes: Any) -> ml_collections.ConfigDict:

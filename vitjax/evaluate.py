@@ -32,7 +32,6 @@ from vitjax.writers import EVALUATIONS
 # What a number is compared with: a network of the same form before any training, and no network.
 BASELINES = ("random_init", "raw_pixels")
 OFF = -1  # of `every_steps`
-NAME_WIDTH = 24
 KEY = 2  # a deterministic `predict` ignores it
 
 
@@ -243,23 +242,6 @@ def _functions(
     return made | {need: bind(need) for need in needs}
 
 
-def table(metrics: Mapping[str, float]) -> str:
-    """What was found as tables: accuracies by evaluator and label, then the figures of generators."""
-    return "\n".join(lines for lines in (_accuracy_table(metrics), _figure_table(metrics)) if lines)
-
-
-def _figure_table(metrics: Mapping[str, float]) -> str:
-    """The figures of generators, a fresh one beside the trained one; '' where there are none."""
-    variants = {"trained": "", "random init": "random_init/"}
-    rows = generated.rows(metrics, variants)
-    width = max([NAME_WIDTH, *(len(name) for name, _, _ in rows)])
-    lines = ["".join([" " * width, *(f"{title:>13}" for title in variants), f"{'n':>10}"])]
-    for name, values, n in rows:
-        shown = ("-" if value is None else f"{value:.4g}" for value in values)
-        lines.append("".join([f"{name:{width}}", *(f"{value:>13}" for value in shown), f"{n:>10,}"]))
-    return "\n".join(lines) if rows else ""
-
-
 def _accuracy_table(metrics: Mapping[str, float]) -> str:
     """The accuracies, the baselines beside the trained network; '' where there are none."""
     if not _accuracies(metrics):
@@ -287,6 +269,11 @@ def _accuracies(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 
 def _has_labels(metrics: Mapping[str, float], evaluator: str) -> bool:
     return any(name == evaluator and rest != "accuracy" for name, rest in _accuracies(metrics))
+
+
+def table(metrics: Mapping[str, float]) -> str:
+    """What was found as tables: accuracies by evaluator and label, then the figures of generators."""
+    return "\n".join(lines for lines in (_accuracy_table(metrics), generated.table(metrics)) if lines)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -83,9 +83,9 @@ class Extract:
     mesh: Mesh
     tell: Tell = silent
     batch_size: int = 256
+    done: dict[tuple[str, str, int], Features] = dataclasses.field(default_factory=dict)
     network: Any = None
     real: dict[tuple[str, str, str, int], Features] = dataclasses.field(default_factory=dict)
-    done: dict[tuple[str, str, int], Features] = dataclasses.field(default_factory=dict)
 
     def __call__(self, output: str, split: str, limit: int, wanted: Sequence[str]) -> Features:
         key = output, split, limit

@@ -101,21 +101,29 @@ def real_pictures(config_data: Any) -> Callable[[Mapping[str, Array]], Pictures]
     return pictures
 
 
-def rows(metrics: Mapping[str, float], variants: Mapping[str, str]) -> list[tuple[str, list[float | None], int]]:
-    """(name, the number of each variant, n) of the figures: what a table of them shows.
+def table(metrics: Mapping[str, float]) -> str:
+    """The figures, those of a fresh generator beside those of the trained one; '' where there are none.
 
     Args:
-      metrics: 'eval/<evaluator>/<prefix><figure>' -> number.
-      variants: title -> prefix, that of the trained network being ''.
+      metrics: 'eval/<evaluator>/<figure>' and 'eval/<evaluator>/random_init/<figure>' -> number.
     """
-    found = []
+    rows = [("", "trained", "random init", "n")]
+    for figure, evaluator in sorted(_figures(metrics), key=lambda found: FIGURES.index(found[0])):
+        values = [metrics.get(f"eval/{evaluator}/{prefix}{figure}") for prefix in ("", "random_init/")]
+        shown = ("-" if value is None else f"{value:.4g}" for value in values)
+        name = f"{evaluator}: {figure} on {_network_of(metrics, evaluator)}"
+        rows.append((name, *shown, f"{metrics[f'eval/{evaluator}/n']:,}"))
+    width = max(24, *(len(name) for name, *_ in rows))
+    lines = (f"{name:{width}}{trained:>13}{fresh:>13}{n:>10}" for name, trained, fresh, n in rows)
+    return "\n".join(lines) if rows[1:] else ""
+
+
+def _figures(metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """(figure, evaluator) of the trained generator's numbers."""
     for key in metrics:
         evaluator, _, figure = key.removeprefix("eval/").partition("/")
         if figure in FIGURES:
-            values = [metrics.get(f"eval/{evaluator}/{prefix}{figure}") for prefix in variants.values()]
-            name = f"{evaluator}: {figure} on {_network_of(metrics, evaluator)}"
-            found.append((FIGURES.index(figure), (name, values, int(metrics[f"eval/{evaluator}/n"]))))
-    return [row for _, row in sorted(found)]
+            yield figure, evaluator
 
 
 def _network_of(metrics: Mapping[str, float], evaluator: str) -> str:

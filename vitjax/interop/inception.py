@@ -3,6 +3,7 @@
 Of torchvision's files the auxiliary classifier is left out; a model with `aux_logits=False` takes what is written.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -45,13 +46,16 @@ def read(weights: Mapping[str, np.ndarray]) -> Found:
 
 def rows() -> list[Row]:
     """The table: our modules have their names, and a unit of ours a convolution and a batch norm of theirs."""
-    shape = jax.ShapeDtypeStruct((1, LEAST_PX, LEAST_PX, 3), np.float32)
+    units = [row for path in _units() for row in _unit(path)]
+    return units + table.linear("params/head", "fc")
+
+
+@functools.cache
+def _units() -> tuple[str, ...]:
+    """The paths of all units; the module knows them, but takes a second to say so."""
+    shape, kernel = jax.ShapeDtypeStruct((1, LEAST_PX, LEAST_PX, 3), np.float32), "/conv/kernel"
     made = trees.flatten(jax.eval_shape(Inception().init, jax.random.key(0), shape)["params"])
-    out: list[Row] = []
-    for path in made:
-        if path.endswith("/conv/kernel"):
-            out += _unit(path.removesuffix("/conv/kernel"))
-    return out + table.linear("params/head", "fc")
+    return tuple(path.removesuffix(kernel) for path in made if path.endswith(kernel))
 
 
 def _unit(path: str) -> list[Row]:
