@@ -17,7 +17,10 @@ from vitjax.errors import UserError
 _AT_MOST = dict(widths=32, head_widths=32, prototypes=16, queue=32)
 # What networks have in a tiny form, where it is not a transformer's width and depth.
 _TINY_NETWORKS = dict(
-    resnet=dict(depth=10, width=8), vgg=dict(depth=11, width=8), clip_resnet=dict(blocks=(1, 1, 1, 1)), dcgan=dict(width=4)
+    resnet=dict(depth=10, width=8),
+    vgg=dict(depth=11, width=8),
+    clip_resnet=dict(blocks=(1, 1, 1, 1)),
+    dcgan=dict(width=4),
 )
 
 
@@ -250,6 +253,40 @@ def default_evals() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dict(knn=knn_eval(), linear=linear_eval()))
 
 
+def fid_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `fid`; see `vitjax.evals.fid`."""
+    return _generation_eval("fid", **changes)
+
+
+def kid_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `kid`; see `vitjax.evals.kid`."""
+    return _generation_eval("kid", **dict(subsets=100, subset_size=1000) | changes)
+
+
+def inception_score_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `inception_score`; `features` must be a network that classifies."""
+    return _generation_eval("inception_score", **dict(features="", parts=10) | changes)
+
+
+def precision_recall_eval(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of the evaluator `precision_recall`; see `vitjax.evals.precision_recall`."""
+    return _generation_eval("precision_recall", **dict(k=3) | changes)
+
+
+def _generation_eval(name: str, **changes: Any) -> ml_collections.ConfigDict:
+    settings = dict(
+        name=name,
+        every_steps=0,
+        eval_split="train",  # of the real pictures; published figures are against the training set
+        eval_examples=0,  # 0: all
+        samples=10_000,  # made pictures; published figures have 50,000
+        # By what pictures are compared: 'pixels8', 'inception:FILE', or the path of a run or an export.
+        features="pixels8",
+        baselines=("random_init",),
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
 def _eval(name: str, **changes: Any) -> ml_collections.ConfigDict:
     settings = dict(
         name=name,
@@ -314,9 +351,8 @@ def form(
     if "discriminator_steps" in config.objective:
         config.objective.discriminator_steps = min(config.objective.discriminator_steps, 2)
     for settings in config.evals.values():
-        settings.update(
-            {k: v for k, v in dict(train_split="train", eval_split="test").items() if k in settings}
-        )
+        tiny = dict(train_split="train", eval_split="test", samples=32, subsets=2)
+        settings.update({k: v for k, v in tiny.items() if k in settings})
     return config
 
 

@@ -8,6 +8,7 @@ The settings are those of the run; any of them can be given anew. A run whose co
 than the run's.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,13 +19,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vitjax import cli, devices, experiment, multihost, names, sharding
+from vitjax import cli, devices, experiment, feature_networks, multihost, names, sharding
 from vitjax.config import Tracked, base_config, default_evals
 from vitjax.data import pipeline, sources, tokenize
 from vitjax.data.bad_records import BadRecords
 from vitjax.data.tokenize import Tokenizer
 from vitjax.errors import RunError, UserError
-from vitjax.evals import Evaluator, features
+from vitjax.evals import Evaluator, features, generated
 from vitjax.experiment import Experiment
 from vitjax.progress import Progress
 from vitjax.writers import EVALUATIONS
@@ -39,11 +40,12 @@ KEY = 2  # a deterministic `predict` ignores it
 
 
 class Evaluation(NamedTuple):
-    """An evaluator, how often it runs (0: at the end only), and what stands beside its numbers."""
+    """An evaluator, how often it runs (0: at the end only), what stands beside its numbers, and its network, if any."""
 
     evaluator: Evaluator
     every_steps: int
     baselines: tuple[str, ...]
+    network: generated.Network | None = None
 
 
 class Splits:
@@ -137,16 +139,33 @@ def prepare(built: Experiment, splits: Splits) -> dict[str, Evaluation]:
     """The evaluators that `config.evals` asks for, with their splits opened: what is amiss shows now.
 
     Raises:
-      UserError: a name is not known, a split or a label is not there, or the objective does not predict
+      UserError: a name is not known, a split, a label or a network is not there, or the objective does not predict
         what an evaluator needs.
     """
-    prepared = {}
+    prepared, networks = {}, {}
     for name, settings in built.config.evals.items():
         if settings.every_steps <= OFF:
             dict(settings)  # switched off: its other settings need no reader
             continue
-        prepared[name] = _evaluation(built, name, settings, splits)
+        evaluation = _evaluation(built, name, settings, splits)
+        prepared[name] = evaluation._replace(network=_network(evaluation.evaluator, name, networks))
     return prepared
+
+
+def _network(evaluator: Evaluator, name: str, known: dict[str, generated.Network]) -> generated.Network | None:
+    """The network that the evaluator compares pictures by; each is opened once, and then `known`."""
+    if evaluator.network is None:
+        return None
+    where, output = evaluator.network
+    setting = f"config.evals.{name}.features={where!r}"
+    try:
+        known[where] = known[where] if where in known else feature_networks.open_network(where)
+    except UserError as error:
+        raise UserError(f"{setting}: {error}") from error
+    outputs = known[where].outputs
+    if output not in outputs:
+        raise UserError(f"{setting}: {name} needs {output}, and this network has {', '.join(outputs) or 'no outputs'}")
+    return known[where]
 
 
 def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> Evaluation:
@@ -173,6 +192,9 @@ def _evaluation(built: Experiment, name: str, settings: Any, splits: Splits) -> 
         raise UserError(
             f"config.evals.{name}.baselines={tuple(settings.baselines)}: pixels have no texts; leave 'raw_pixels' out"
         )
+    if "raw_pixels" in settings.baselines and "generate" in evaluator.needs:
+        baselines = tuple(settings.baselines)
+        raise UserError(f"config.evals.{name}.baselines={baselines}: pixels make nothing; leave 'raw_pixels' out")
     return Evaluation(evaluator, settings.every_steps, tuple(settings.baselines))
 
 
@@ -194,6 +216,8 @@ def evaluate(
       tell: called every so often, with what is being done ("linear of random init: split 'test', batch 3").
     """
     metrics: dict[str, float] = {}
+    real: dict[tuple[str, str, str, int], features.Features] = {}
+    networks = {e.network.name: e.network.placed(mesh) for e in evaluations.values() if e.network is not None}
     for variant in ("", *(BASELINES if baselines else ())):
         asked = {name: e for name, e in evaluations.items() if not variant or variant in e.baselines}
         if not asked:
@@ -209,12 +233,15 @@ def evaluate(
         tokenizer = splits.tokenizer() if "text_embed" in needs else None
         with sharding.use(mesh):
             extract = features.Extract(
-                functions, splits.batches, sorted(fields), mesh, tell, tokenizer, built.config.batch_size
+                functions, splits.batches, sorted(fields), mesh, tell, tokenizer, built.config.batch_size, real=real
             )
             for name, evaluation in asked.items():
                 prefix = f"eval/{name}/{variant}/" if variant else f"eval/{name}/"
                 title = f"{name} of {variant.replace('_', ' ')}" if variant else name
-                numbers = evaluation.evaluator.evaluate(extract.titled(title), mesh)
+                own = extract.titled(title)
+                if evaluation.network is not None:
+                    own = dataclasses.replace(own, network=networks[evaluation.network.name])
+                numbers = evaluation.evaluator.evaluate(own, mesh)
                 metrics |= {prefix + key: value for key, value in numbers.items()}
     return metrics
 
@@ -240,11 +267,14 @@ def _functions(
         predict = jax.jit(built.objective.predict[need])
         return lambda batch: predict(variables, batch, key)
 
-    return {need: bind(need) for need in needs}
+    made = {"real": generated.real_pictures(built.config.data)} if "generate" in needs else {}
+    return made | {need: bind(need) for need in needs}
 
 
-def table(metrics: Mapping[str, float]) -> str:
-    """The shares of what is right as a table, a line for each evaluator and label, the baselines beside the network."""
+def _shares_table(metrics: Mapping[str, float]) -> str:
+    """The shares of what is right, a line for each evaluator and label, the baselines beside the network; '' if none."""
+    if not _shares(metrics):
+        return ""
     variants = {"trained": "", "random init": "random_init/", "raw pixels": "raw_pixels/"}
     shares = [(f"{name} {_said(metrics, name, rest)}".strip(), name, rest) for name, rest in _shares(metrics)]
     width = max([NAME_WIDTH, *(len(name) for name, _, _ in shares)])
@@ -280,6 +310,11 @@ def _place(rest: str) -> tuple[str, int]:
     """Where a number stands among those of its evaluator: by label, and each label's in the order of SHARES."""
     label, _, number = rest.rpartition("/")
     return label, SHARES.index(number)
+
+
+def table(metrics: Mapping[str, float]) -> str:
+    """What was found as tables: accuracies by evaluator and label, then the figures of generators."""
+    return "\n".join(lines for lines in (_shares_table(metrics), generated.table(metrics)) if lines)
 
 
 def main(argv: Sequence[str]) -> None:

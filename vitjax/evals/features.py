@@ -78,7 +78,9 @@ class Extract:
       tell: called with every batch. An evaluator that computes for long calls it too, every so often: a run
         that says nothing for `config.watchdog_s` is taken for one that hangs.
       tokenizer: of the texts; None where no evaluator needs one.
-      batch_size: of texts that are embedded together.
+      batch_size: of texts that are embedded, and of pictures that are made, together.
+      network: by which pictures are compared, a `vitjax.evals.generated.Network`; None where none is needed.
+      real: what networks made of real pictures, which is the same for every generator.
     """
 
     functions: Mapping[str, Callable[[Mapping[str, Array]], Float[Array, "B D"]]]
@@ -89,11 +91,13 @@ class Extract:
     tokenizer: Tokenizer | None = None
     batch_size: int = 256
     done: dict[tuple[str, str, int], Features] = dataclasses.field(default_factory=dict)
+    network: Any = None
+    real: dict[tuple[str, str, str, int], Features] = dataclasses.field(default_factory=dict)
 
     def __call__(self, output: str, split: str, limit: int, wanted: Sequence[str]) -> Features:
         key = output, split, limit
         if key not in self.done:
-            batches = self._told(split, self.batches(split, limit))
+            batches = self.told(split, self.batches(split, limit))
             self.done[key] = extract(self.functions[output], batches, self.fields, self.mesh)
         return _labelled(self.done[key], wanted, split)
 
@@ -127,7 +131,8 @@ class Extract:
         """The same, with what it tells under a title."""
         return dataclasses.replace(self, tell=lambda what: self.tell(f"{title}: {what}"))
 
-    def _told(self, split: str, batches: Iterable[Any]) -> Iterator[Any]:
+    def told(self, split: str, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches of a split, each of which is told of."""
         for number, batch in enumerate(batches, 1):
             self.tell(f"split {split!r}, batch {number:,}")
             yield batch
