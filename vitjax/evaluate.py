@@ -272,7 +272,7 @@ def _functions(
 
 
 def _shares_table(metrics: Mapping[str, float]) -> str:
-    """The shares of what is right, a line for each evaluator and label, the baselines beside the network; '' if none."""
+    """The shares of what is right, a line for each evaluator and label, with baselines beside; '' if none."""
     if not _shares(metrics):
         return ""
     variants = {"trained": "", "random init": "random_init/", "raw pixels": "raw_pixels/"}
