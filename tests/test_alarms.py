@@ -41,6 +41,7 @@ ILL = {
     "dead": dict(grad_norm=flat(1e-9)),
     "refused": dict(refused=np.arange(len(STEPS))),
     "a player's gradient": dict(critic__grad_norm=flat(0)),
+    "one picture apart": dict(health__uniformity=np.where(np.arange(len(STEPS)) < 30, -3, np.log(30 / 32))),
     "one prototype": dict(health__prototype_entropy=np.linspace(0.3, 0.01, len(STEPS))),
 }
 HEALTHY = {
@@ -52,6 +53,8 @@ HEALTHY = {
     "is far above chance": dict(loss=1.1 * CHANCE + 0.02 * NOISE, chance=flat(CHANCE)),
     "has a loss without chance": dict(loss=flat(CHANCE)),
     "begins with features that are alike": dict(health__feature_std=0.03 + 0.003 * NOISE),
+    "begins with embeddings that are alike": dict(health__uniformity=-0.004 + 0.0005 * NOISE),
+    "crowds a little": dict(health__uniformity=np.linspace(-3, -0.3, len(STEPS))),
     "dips": dict(health__feature_std=np.where(np.arange(len(STEPS)) == 20, 0.0, 0.4)),
     "narrows to a third": dict(health__feature_std=np.linspace(0.3, 0.1, len(STEPS))),
     "has spread embeddings": dict(health__embedding_std=flat(0.8)),
