@@ -5,7 +5,9 @@ Command:   python -m vitjax.main --config=configs/cifar10_byol.py --config.data.
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
 Hardware:  one GPU; in the form --config=configs/cifar10_byol.py:cpu two CPU cores, 40 minutes
 Expected:  92.6% by its online linear classifier after 1000 epochs (solo-learn's table)
-Obtained:  not yet run
+Obtained:  not yet run to its end; kNN 54.3% after 2,000 steps (10 epochs) with --config.total_epochs=54
+           --config.optim.warmup_epochs=6, on all 10,000 test pictures of a JPEG-compressed copy; one NVIDIA
+           H200, jax 0.11.2
 """
 
 from vitjax import policies, published_heads

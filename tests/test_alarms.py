@@ -34,6 +34,11 @@ def flat(value):
 
 CHANCE = math.log(10)
 SLOW = CHANCE * (1 - 0.00005 * np.arange(len(STEPS)))  # half a per cent in a thousand steps
+# Of SimSiam without its stopped gradient, whose projector ends in batch norm: 32 pictures, every tenth of 200 steps.
+CROWDED = (
+    -3.01, -1.857, -0.687, -0.321, -0.462, -0.227, -0.136, -0.172, -0.103, -0.125, -0.086, -0.098, -0.065, -0.068,
+    -0.065, -0.097, -0.09, -0.076, -0.102, -0.07, -0.066,
+)  # fmt: skip
 ILL = {
     "chance": dict(loss=CHANCE + 0.02 * NOISE, chance=flat(CHANCE)),
     "collapse": dict(health__embedding_std=0.9 * np.exp(-np.arange(len(STEPS)) / 3)),
@@ -41,6 +46,8 @@ ILL = {
     "dead": dict(grad_norm=flat(1e-9)),
     "refused": dict(refused=np.arange(len(STEPS))),
     "a player's gradient": dict(critic__grad_norm=flat(0)),
+    "one picture apart": dict(health__uniformity=np.where(np.arange(len(STEPS)) < 30, -3, np.log(30 / 32))),
+    "one picture nearly apart": dict(health__uniformity=CROWDED),
     "one prototype": dict(health__prototype_entropy=np.linspace(0.3, 0.01, len(STEPS))),
 }
 HEALTHY = {
@@ -52,6 +59,8 @@ HEALTHY = {
     "is far above chance": dict(loss=1.1 * CHANCE + 0.02 * NOISE, chance=flat(CHANCE)),
     "has a loss without chance": dict(loss=flat(CHANCE)),
     "begins with features that are alike": dict(health__feature_std=0.03 + 0.003 * NOISE),
+    "begins with embeddings that are alike": dict(health__uniformity=-0.004 + 0.0005 * NOISE),
+    "crowds a little": dict(health__uniformity=np.linspace(-3, -0.3, len(STEPS))),
     "dips": dict(health__feature_std=np.where(np.arange(len(STEPS)) == 20, 0.0, 0.4)),
     "narrows to a third": dict(health__feature_std=np.linspace(0.3, 0.1, len(STEPS))),
     "has spread embeddings": dict(health__embedding_std=flat(0.8)),

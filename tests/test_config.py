@@ -3,7 +3,7 @@
 import pytest
 
 from vitjax import cli
-from vitjax.config import Tracked, base_config, dino_head, form
+from vitjax.config import Tracked, base_config, dino_head, form, view
 from vitjax.errors import UserError
 
 
@@ -25,6 +25,19 @@ def test_a_default_may_be_unread_but_not_what_the_user_gave():
     tracked.refuse_unread()
     with pytest.raises(UserError, match=r"^config\.optim\.b2"):
         tracked.refuse_unread(given=["config.optim.b2"])
+
+
+@pytest.mark.parametrize("name", ["crop_area", "crop_aspect", "flip"])
+def test_a_setting_of_the_only_view_is_refused_beside_views_and_theirs_are_named(name):
+    config = base_config()
+    config.augment.views.update(dict(first=view(), second=view()))
+    tracked = Tracked(config)
+    for settings in tracked.augment.views.values():
+        dict(settings)
+    tracked.refuse_unread()
+    theirs = rf"set config\.augment\.views\.first\.{name}, config\.augment\.views\.second\.{name}$"
+    with pytest.raises(UserError, match=rf"^config\.augment\.{name}=.* no effect .*{theirs}"):
+        tracked.refuse_unread(given=[f"config.augment.{name}"])
 
 
 def test_a_missing_key_names_its_section():

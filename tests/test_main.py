@@ -128,6 +128,13 @@ def test_bad_input_is_refused_before_any_computation(tmp_path, monkeypatch, more
     assert not list(tmp_path.iterdir())
 
 
+def test_a_crop_that_no_view_makes_is_refused_before_any_computation(tmp_path):
+    theirs = r"config\.augment\.crop_area=\(0\.5, 1\.0\).* set config\.augment\.views\.view\.crop_area$"
+    with pytest.raises(UserError, match=theirs):
+        run(tmp_path, "cifar10_simclr", "--config.augment.crop_area=(0.5,1.0)")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty"):

@@ -13,9 +13,10 @@ the machine does meets both. Each block starts with a step that is not counted. 
 medians; the smallest and largest ratio of two neighbouring blocks stand beside it.
 
 --against=torch times the same model, loss and optimiser in PyTorch (tools/torch_reference.py) on one device.
-Both sides get the same uint8 crops and normalise them; random crops and flips are left out. They start from
-the same weights, and their losses must agree at step 0. PyTorch gets every core, and whatever is fastest here
-of its attention kernels, memory formats and optimisers; on a GPU it is compiled. All of it is printed.
+Both sides get the same uint8 crops and normalise them; random crops and flips are left out. SimCLR's two views
+are the crop and its mirror image, there is no online probe, and LARS, which PyTorch has not, is SGD on both sides.
+They start from the same weights, and their losses must agree at step 0. PyTorch gets every core, and whatever is
+fastest here of its attention kernels, memory formats and optimisers; on a GPU it is compiled. All of it is printed.
 """
 
 import os
@@ -42,7 +43,7 @@ import timing  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from vitjax import cli, devices, experiment, flops, hooks, loop, sharding  # noqa: E402
-from vitjax.config import Tracked  # noqa: E402
+from vitjax.config import Tracked, view  # noqa: E402
 from vitjax.errors import UserError  # noqa: E402
 from vitjax.progress import Progress, start_table  # noqa: E402
 from vitjax.writers import MetricsWriter  # noqa: E402
@@ -71,16 +72,32 @@ def main(argv: Sequence[str]) -> int:
     devices.check(values.allow_cpu)
     jax.config.update("jax_enable_compilation_cache", False)
     against = values.against == "torch"
-    if against:
-        config.data.crop, config.augment.flip = "host", 0.0
+    replaced = comparable(config) if against else {}
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1] if against else None)
     with sharding.use(mesh), tempfile.TemporaryDirectory() as workdir:
         bench = Bench(config, mesh, values.classes, workdir)
-        print(start_table(bench.facts() | bench.measure(values.steps, values.blocks)), flush=True)
+        print(start_table(bench.facts() | replaced | bench.measure(values.steps, values.blocks)), flush=True)
         if against:
             # After the memory was read, and only where it is asked for: torch is no part of vitjax.
             print(start_table(_against_torch().compare(bench, values.steps, values.blocks)), flush=True)
     return 0
+
+
+def comparable(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """What the config now has in place of something that the other framework has not or draws otherwise."""
+    if not config.augment.views:
+        config.data.crop, config.augment.flip = "host", 0.0
+        return {"views": "the crops of the loader"}
+    whole = dict(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
+    config.data.canvas_px, config.probe.field = config.data.size_px, ""
+    views = dict(mirrored=view(flip=1.0, **whole), plain=view(flip=0.0, **whole))
+    config.augment.views = ml_collections.ConfigDict(views)
+    replaced = {"views": "the crops of the loader and their mirror images"}
+    if config.optim.name == "lars":
+        # A rate for LARS is far too large without its trust ratios.
+        config.optim.name, config.optim.base_lr = "sgd", 0.03
+        replaced["optimiser"] = "sgd, in place of lars"
+    return replaced
 
 
 def _against_torch() -> Any:

@@ -1,10 +1,10 @@
 """The models and training steps of vitjax in plain PyTorch, for `bench_step.py --against=torch`.
 
 Modules carry the names of timm's ViT, of the original MAE and of torchvision's ResNet, so that the tables of
-`vitjax.interop` copy the weights. The arithmetic is vitjax's: uint8 pictures in, normalised on the way; MAE
-embeds only the patches that it keeps; classifiers run in float32. What vitjax's step does beyond a plain one
-(the norm of all gradients, the refusal of an update that is not finite, masks that depend on the seed and the
-row alone) is left out here, and so counts against vitjax.
+`vitjax.interop` copy the weights; SimCLR is in torch_simclr.py. The arithmetic is vitjax's: uint8 pictures in,
+normalised on the way; MAE embeds only the patches that it keeps; classifiers run in float32. What vitjax's step
+does beyond a plain one (the norm of all gradients, the refusal of an update that is not finite, the health panel,
+masks that depend on the seed and the row alone) is left out here, and so counts against vitjax.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torch_simclr
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -36,6 +37,9 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 # Settings whose other values have no counterpart here.
 ONLY = {
     "accum": 1,
+    "embed_chunks": 1,
+    "loss_chunks": 1,
+    "probe.field": "",
     "model.drop_path": 0.0,
     "model.remat": False,
     "optim.clip": "global",
@@ -107,7 +111,7 @@ class Reference:
         self._scale = torch.tensor(1 / (255 * std), device=self.device)
         self._shift = torch.tensor(-mean / std, device=self.device)
         self._low = str(np.dtype(built.run.dtype)) == "bfloat16"
-        self._loss = self._mae_loss(config) if config.objective.name == "mae" else self._class_loss(config)
+        self._loss = LOSSES[config.objective.name](self, config)
         # One compiled function holds the forward pass; autograd's backward is compiled with it.
         self._compiled = self._loss if device == "cpu" else torch.compile(self._loss)
 
@@ -140,6 +144,10 @@ class Reference:
         """Normalised pictures [B, H, W, 3]."""
         return torch.addcmul(self._shift, batch["image"].float(), self._scale)
 
+    def _planes(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Normalised pictures [B, 3, H, W], in the layout of the form."""
+        return self._images(batch).permute(0, 3, 1, 2).contiguous(memory_format=FORMATS[self.form.memory])
+
     def _mae_loss(self, config: Any) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
         norm_pix, patch_px = config.objective.norm_pix, config.model.patch_px
 
@@ -157,15 +165,18 @@ class Reference:
         return loss
 
     def _class_loss(self, config: Any) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
-        label, memory_format = config.objective.label, FORMATS[self.form.memory]
+        label, prepare = config.objective.label, self._planes if config.model.name == "resnet" else self._images
 
         def loss(batch: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
-            images = self._images(batch)
-            if config.model.name == "resnet":
-                images = images.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-            return F.cross_entropy(self.model(images), batch[label].long())
+            return F.cross_entropy(self.model(prepare(batch)), batch[label].long())
 
         return loss
+
+    def _pair_loss(self, config: Any) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
+        return lambda batch, noise: self.model(self._planes(batch))
+
+
+LOSSES = {"mae": Reference._mae_loss, "supervised": Reference._class_loss, "simclr": Reference._pair_loss}
 
 
 def patchify(images: Tensor, patch_px: int) -> Tensor:
@@ -320,9 +331,9 @@ class ResBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Class scores of normalised pictures [B, 3, H, W]."""
+    """Class scores of normalised pictures [B, 3, H, W]; without classes only `features` is of use."""
 
-    def __init__(self, c: Any, num_classes: int):
+    def __init__(self, c: Any, num_classes: int = 0):
         super().__init__()
         self.width, self.bottleneck, self.stem = c.width, c.depth >= 50, c.stem
         stem = {"imagenet": (7, 2), "cifar": (3, 1), "cifar_half": (3, 2)}[c.stem]
@@ -334,15 +345,22 @@ class ResNet(nn.Module):
                 blocks.append(ResBlock(channels, width, 2 if stage and not i else 1, self.bottleneck))
                 channels = 4 * width if self.bottleneck else width
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(channels, num_classes)
+        self.num_features = channels
+        if num_classes:
+            self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.fc(x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """float32 [B, D], the mean over the last pixels."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         if self.stem == "imagenet":
             x = F.max_pool2d(x, 3, 2, 1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        with torch.autocast(x.device.type, enabled=False):
-            return self.fc(x.float().mean(dim=(2, 3)))
+        return x.mean(dim=(2, 3), dtype=torch.float32)
 
 
 def _conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -361,11 +379,17 @@ def _add_positions(module: nn.Module, name: str, posemb: str, length: int, width
 def _model(built: Experiment) -> tuple[nn.Module, list[table.Row]]:
     """The model of an experiment, and the table of its names."""
     config, c = built.config, built.config.model
-    if config.objective.name not in ("mae", "supervised"):
+    if config.objective.name not in LOSSES:
         raise UserError(
             f"config.objective.name={config.objective.name!r} is not written in PyTorch here; "
-            "--against=torch knows mae and supervised"
+            f"--against=torch knows {', '.join(LOSSES)}"
         )
+    if config.objective.name == "simclr":
+        if c.name != "resnet":
+            raise UserError(f"config.model.name={c.name!r} of simclr is not written in PyTorch here; choose 'resnet'")
+        encoder, names = ResNet(c), torchvision_resnet.rows(c, head=False)
+        model = torch_simclr.SimCLR(encoder, encoder.num_features, config.objective)
+        return model, torch_simclr.rows(names, config.objective.projector)
     if c.name == "resnet":
         classes = built.run.class_names[config.objective.label]
         return ResNet(c, len(classes)), torchvision_resnet.rows(c)

@@ -31,7 +31,7 @@ SETTLED = 10  # looks before there is a running median to compare with
 QUIET = 5  # looks without it, after which an alarm is over
 ALIKE = 0.005  # a spread that no network with any use has, wherever it began
 WINDOW_S, WINDOW_STEPS = 60.0, 20  # that waiting for data is a share of
-WAIT, REFUSED = "data_wait", "refused"
+WAIT, REFUSED, CROWDED = "data_wait", "refused", "health/uniformity"
 
 
 class Finding(NamedTuple):
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a rule sees: the last looks, oldest first, and the largest value that each metric ever had."""
+    """What a rule sees: the last looks, oldest first, and the largest magnitude that each metric ever had."""
 
     looks: Sequence[Mapping[str, float]]
     peaks: Mapping[str, float]
@@ -90,12 +90,28 @@ def _falls(values: Sequence[float]) -> bool:
 
 def _collapsed(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
     """All pictures look alike, and did not before: the spread is small and a quarter of what it was."""
+    if _ends(name, (CROWDED,)):
+        return _crowded(history, name, limit, on)
     values = history.last(name, FEW)
     value, peak = statistics.median(values), history.peaks[name]
     fell = value < 0.25 * peak or value < ALIKE or on is not None
     if len(values) < FEW or value >= limit or not fell:
         return None
     return Finding(name, value, limit, f"is {value:.3g}, below {limit:g}; it was {peak:.3g}")
+
+
+def _crowded(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
+    """All pictures but a few look alike, and did not before.
+
+    Batch norm at the end of a projector (SimSiam, MoCo v3) cannot make all embeddings of a batch equal: what collapses
+    leaves one of B pictures opposite to all others, and a spread of 2 / sqrt(B), 0.35 at 32 pictures. The pairs of the
+    others show it. Where there is no such picture, a uniformity of -4 s^2 goes with a small spread s.
+    """
+    values = history.last(name, FEW)
+    value, lowest, bound = statistics.median(values), -history.peaks[name], -4 * limit**2
+    if len(values) < FEW or value <= bound or (value <= lowest / 16 and on is None):
+        return None
+    return Finding(name, value, bound, f"is {value:.3g}, above {bound:.3g}; it was {lowest:.3g}")
 
 
 def _starved(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
@@ -145,7 +161,7 @@ RULES: Mapping[str, Rule] = {
         "sees, labels too, with python -m vitjax.show",
     ),
     "collapse": Rule(
-        ("health/feature_std", "health/embedding_std", "health/prototype_entropy"),
+        ("health/feature_std", "health/embedding_std", CROWDED, "health/prototype_entropy"),
         _collapsed,
         "All pictures look alike to the network: see that targets receive no gradient and that predictor, centring or "
         "negatives are in place; else try a smaller config.optim.base_lr or a larger config.batch_size",
@@ -245,7 +261,7 @@ class Watch:
             seen[WAIT] = self._share
         self._looks.append(seen)
         for name, value in seen.items():
-            self._peaks[name] = max(value, self._peaks.get(name, value))
+            self._peaks[name] = max(abs(value), self._peaks.get(name, 0.0))
         said = []
         for alarm, rule in RULES.items():
             if self._limits[alarm]:

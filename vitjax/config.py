@@ -435,6 +435,14 @@ class Tracked(Mapping):
                 f"config.total_epochs={self._config.total_epochs} has no effect beside config.total_steps="
                 f"{self._config.total_steps}, which wins; add --config.total_steps=None to count in epochs"
             )
+        for key in unread:
+            section, _, name = key.rpartition(".")
+            if section == "config.augment" and self._config.augment.views:
+                own = ", ".join(f"{section}.views.{view}.{name}" for view in self._config.augment.views)
+                raise UserError(
+                    f"{key}={self._value(key)} has no effect beside config.augment.views, whose views have settings "
+                    f"of their own: set {own}"
+                )
         if unread:
             these, them = ("these keys", "them") if len(unread) > 1 else ("this key", "it")
             raise UserError(

@@ -119,11 +119,18 @@ def _dtype(name: str) -> Any:
     return DTYPES[name]
 
 
+def _host_crop(config: Any) -> dict[str, tuple[float, float]]:
+    """What the loader crops by; read only if it does, so that a setting that nothing else reads is refused."""
+    if config.data.crop != "host":
+        return dict(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
+    return dict(crop_area=config.augment.crop_area, crop_aspect=config.augment.crop_aspect)
+
+
 def train_loader(
     config: Any, source: Any, rows: Int[np.ndarray, " rows"]
 ) -> Callable[..., pipeline.Batches]:
     """(start_step, left_out) -> these rows of the training batches from there on."""
-    data, augment = config.data, config.augment
+    data = config.data
     settings = dict(
         batch_size=config.batch_size,
         rows=rows,
@@ -131,8 +138,7 @@ def train_loader(
         canvas_px=pipeline.canvas_px(data),
         crop=data.crop,
         size_px=data.size_px,
-        crop_area=augment.crop_area,
-        crop_aspect=augment.crop_aspect,
+        **_host_crop(config),
         resize=data.resize,
         workers=data.workers,
         fields=pipeline.fields(data, source),

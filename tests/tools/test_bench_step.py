@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import bench_step
 import jax
 import numpy as np
 import pytest
+import reference_libraries
 import timing
 
-from vitjax import cli, optim, sharding
+from vitjax import augment, cli, optim, sharding
 from vitjax.errors import UserError
+from vitjax.models import resnet
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -19,9 +22,11 @@ def flags(config, *more):
     return [f"--config={CONFIGS / config}.py:tiny", "--config.total_steps=10", *more]
 
 
-def bench(tmp_path, config, *more):
+def bench(tmp_path, config, *more, comparable=True):
     """A Bench on one device, to be used under its mesh."""
     config = cli.load_config(flags(config, *more))
+    if comparable:
+        bench_step.comparable(config)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     with sharding.use(mesh):
         return bench_step.Bench(config, mesh, classes=10, workdir=str(tmp_path))
@@ -55,7 +60,7 @@ def test_a_config_is_measured_without_its_data(capsys):
 
 
 def test_the_loop_that_is_timed_is_the_one_that_logs(tmp_path):
-    b = bench(tmp_path, "quickstart")
+    b = bench(tmp_path, "quickstart", comparable=False)
     step = int(b.state.step)
     with sharding.use(b.mesh), b.real_loop(log_every_steps=2) as run:
         run(3)
@@ -101,19 +106,26 @@ CASES = {
     "vit_learned": ("supervised_vits", "--config.model.class_token=True", "--config.model.posemb=learned"),
     "resnet18": ("supervised_resnet50", SGD, "--config.model.stem=cifar", "--config.data.size_px=16"),
     "resnet50": ("supervised_resnet50", SGD, "--config.model.depth=50"),
-}
+    "simclr": ("cifar10_simclr", "--config.optim.name=sgd", SGD, "--config.data.size_px=16"),
+    "simclr_with_norms": (
+        "cifar10_simclr", "--config.optim.name=sgd", SGD, "--config.model.stem=cifar_half",
+        "--config.objective.projector.hidden_norm=True", "--config.objective.projector.hidden_bias=False",
+        "--config.objective.projector.out_norm=affine", "--config.objective.projector.out_bias=False",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("case", CASES)
-def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, torch, case):
+def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, torch, case, monkeypatch):
     import against_torch
     from torch_reference import Form, Reference
 
-    more = ["--config.data.crop=host", "--config.augment.flip=0.0", "--config.optim.warmup_steps=2"]
-    rates = ["--config.optim.base_lr=0.001", "--config.optim.base_batch=0"]
+    if case.startswith("simclr"):
+        monkeypatch.setitem(resnet.DEPTHS, 18, (1, 1, 1, 1))  # the case "resnet18" has them all
+    rates = ["--config.optim.warmup_steps=2", "--config.optim.base_lr=0.001", "--config.optim.base_batch=0"]
     config, *changes = CASES[case]
-    b = bench(tmp_path, config, *more, *rates, *changes)
+    b = bench(tmp_path, config, *rates, *changes)
     with sharding.use(b.mesh):
         begin = against_torch.start(b)
     rate = optim.make(b.config, b.built.run)[1]
@@ -140,14 +152,53 @@ def test_another_network_is_refused(tmp_path, torch):
     import against_torch
     from torch_reference import Form, Reference
 
-    more = ["--config.data.crop=host", "--config.augment.flip=0.0"]
-    b = bench(tmp_path, "supervised_resnet50", *more)
+    b = bench(tmp_path, "supervised_resnet50")
     with sharding.use(b.mesh):
         begin = against_torch.start(b)
     changed = dict(begin.variables)
     changed["params/backbone/stage2_1/conv2/kernel"] = -changed["params/backbone/stage2_1/conv2/kernel"]
     with pytest.raises(RuntimeError, match="losses at step 0 differ"):
         against_torch.check_loss(begin, Reference(b.built, changed, Form(), "cpu"), against_torch.TOLERANCE)
+
+
+def test_what_pytorch_would_draw_otherwise_is_left_out_and_said():
+    config = cli.load_config(flags("cifar10_simclr"))
+    said = bench_step.comparable(config)
+    assert said == {"views": "the crops of the loader and their mirror images", "optimiser": "sgd, in place of lars"}
+    assert config.optim.name == "sgd" and config.probe.field == ""
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    batch = dict(image=pictures, size=np.full((2, 2), 32, np.int32), row=np.arange(2, dtype=np.int32))
+    views = augment.multi_view(config)(batch, jax.random.key(0))["views"]
+    shown = [np.asarray(augment.to_uint8(x, config.data.mean, config.data.std)) for x in views]
+    np.testing.assert_array_equal(shown, [pictures[:, :, ::-1], pictures])
+
+
+@pytest.mark.parity
+def test_nt_xent_is_that_of_lightly():
+    torch = reference_libraries.torch()
+    loss = pytest.importorskip("lightly.loss").NTXentLoss(temperature=0.2)
+    import torch_simclr
+
+    z = torch.from_numpy(np.random.default_rng(0).normal(size=(12, 5)))
+    torch.testing.assert_close(torch_simclr.nt_xent(z, 0.2), loss(z[:6], z[6:]))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "config, more, message",
+    [
+        ("cifar10_byol", (), r"objective\.name='byol'.*mae, supervised, simclr"),
+        ("cifar10_simclr", ("--config.embed_chunks=2",), r"--config\.embed_chunks=1"),
+        ("cifar10_simclr", ("--config.objective.projector.out_norm=no_centre",), r"out_norm='no_centre'.*affine"),
+    ],
+)
+def test_a_joint_embedding_step_that_pytorch_does_not_have_is_refused(torch, config, more, message):
+    from torch_reference import Form, Reference
+
+    c = cli.load_config(flags(config, *more))
+    bench_step.comparable(c)
+    with pytest.raises(UserError, match=message):
+        Reference(SimpleNamespace(config=c), {}, Form(), "cpu")
 
 
 @pytest.mark.parity
