@@ -15,7 +15,7 @@ from vitjax.config import base_config, form, knn_eval, linear_eval
 def get_config(arg=""):
     c = base_config()
     c.batch_size = 64
-    c.total_epochs = 12.0
+    c.total_epochs = 6.0
 
     c.data.size_px = 32
     c.data.canvas_px = 32

@@ -80,7 +80,7 @@ def objective(
         tx, optax.scale(_positive("discriminator_rate", settings.discriminator_rate))
     )
     generator_tx = tx if generator_gradients is None else optax.chain(generator_gradients, tx)
-    average = _Average(settings.ema_decay, settings.ema_start, settings.ema_buffers)
+    average = Average(settings.ema_decay, settings.ema_start, settings.ema_buffers)
     sampler = sampling.Sampler(
         generator,
         game.z_dim,
@@ -277,7 +277,7 @@ def _report(metrics: dict[str, Array], extra: Tree) -> dict[str, Array]:
     return out
 
 
-class _Average(NamedTuple):
+class Average(NamedTuple):
     """The generator's moving average, in `extra['ema']`; none with a decay of 0.
 
     Before round `start_step` it is a copy. Its batch statistics and spectral vectors are averaged too with

@@ -70,7 +70,7 @@ def biggan_discriminator(size_px: int, attention_px: int) -> list[Row]:
 
 
 def _kernel(ours: str, theirs: str) -> Row:
-    """[out, in, h, w] there, [h, w, in, out] here; of a transposed one [in, out, h, w] and [h, w, out, in]."""
+    """A kernel [out, in, h, w] there and [h, w, in, out] here; transposed, `in` and `out` change places in both."""
     return table.one(ours, theirs, lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 
 
