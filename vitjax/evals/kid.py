@@ -47,7 +47,7 @@ def make(config: Any, run: Any) -> Evaluator:
 def estimates(
     made: Float[np.ndarray, "n D"], real: Float[np.ndarray, "m D"], subsets: int, subset_size: int
 ) -> Iterator[float]:
-    """The discrepancy of each random subset of both; subsets are as large as there are pictures, at most."""
+    """The discrepancy of each random subset of both; with fewer pictures than that, all subsets are the same."""
     size, rng = min(subset_size, len(made), len(real)), np.random.default_rng(SEED)
     for _ in range(subsets):
         x, y = (of[rng.choice(len(of), size, replace=False)] for of in (made, real))
