@@ -23,7 +23,7 @@ def get_config(arg=""):
     c.total_steps = 3000
 
     c.data.fields = ("text",)
-    c.data.text_length = 24
+    c.data.text_length = 20
     c.data.size_px = 64
     c.data.canvas_px = 64
     c.data.eval_crop_fraction = 1.0

@@ -16,7 +16,7 @@ from vitjax.objective import Run, Tokens
 
 B, E, LENGTH, END = 8, 16, 6, 2
 TOKENS = Tokens(vocab_size=20, text_length=LENGTH, pad=0, begin=1, end=END)
-CONFIGS = dict(clip="clip_vitb32", siglip="siglip_vitb16", lit="lit_b16", resnet="clip_r50")
+CONFIGS = dict(clip="clip_vitb32", siglip="siglip_vitb16", lit="lit_b16")
 SMALL = dict(width=16, depth=1, heads=2, mlp_dim=32, scan=False)
 
 
@@ -25,8 +25,7 @@ def config_with(method):
     config = config_of(CONFIGS[method])
     config.batch_size, config.embed_chunks, config.loss_chunks, config.data.text_length = B, 1, 1, LENGTH
     config.text.update(SMALL)
-    if method != "resnet":
-        config.model.update(SMALL)
+    config.model.update(SMALL)
     config.towers.embed_dim = E
     config.optim.update(dict(name="sgd", base_lr=0.1, base_batch=0, warmup_steps=0, schedule="constant"))
     config.optim.update(dict(clip_norm=0.0, no_decay=()))
@@ -78,7 +77,7 @@ def close(one, two, atol=1e-6):
         np.testing.assert_allclose(x, trees.flatten(two.params)[path], atol=atol, rtol=1e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("method", ["clip", "siglip", "lit", "resnet"])
+@pytest.mark.parametrize("method", ["clip", "siglip", "lit"])
 def test_two_steps_move_every_parameter_but_those_that_are_locked(method):
     before, (state, logged) = made(method)[1], updated(method, batch_of(0), batch_of(1))
     assert int(state.step) == 2 and all(m["skipped"] == 0 and np.isfinite(m["loss"]) for m in logged)
@@ -88,14 +87,13 @@ def test_two_steps_move_every_parameter_but_those_that_are_locked(method):
         assert np.array_equal(x, trees.flatten(state.params)[path]) == locked, path
 
 
-@pytest.mark.parametrize("method", ["clip", "siglip", "lit", "resnet"])
+@pytest.mark.parametrize("method", ["clip", "siglip", "lit"])
 def test_pictures_and_texts_are_embedded_apart_and_features_are_the_backbones(method):
     built, state, _ = made(method)
     variables, predict = jax.eval_shape(built.objective.export, state), built.objective.predict
     asked = dict(features=batch_of(), image_embed=batch_of(), text_embed={"text": batch_of()["text"][:3, 0]})
     shapes = {name: jax.eval_shape(predict[name], variables, batch, None).shape for name, batch in asked.items()}
-    width = 512 if method == "resnet" else 16
-    assert shapes == {"features": (B, width), "image_embed": (B, E), "text_embed": (3, E)}
+    assert shapes == {"features": (B, 16), "image_embed": (B, E), "text_embed": (3, E)}
 
 
 @pytest.mark.parametrize("method", ["clip", "siglip", "lit"])
@@ -151,7 +149,7 @@ def test_the_scale_is_bounded_after_the_step_and_not_within_the_loss():
 
 def test_eight_devices_give_the_step_of_one():
     config = config_with("clip")
-    config.objective.multi_positive, config.loss_chunks = True, 1
+    config.objective.multi_positive = True
     for section in (config.model, config.text):
         section.update(dict(width=128, mlp_dim=256))  # matrices that are really split
     built = build(config)
