@@ -75,7 +75,8 @@ FORMATS: dict[str, Callable[[Experiment, Any, int, Path], None]] = {"vitjax": wr
 
 def _stored(x: np.ndarray) -> np.ndarray:
     """An array as it is stored: floats as float32, in C order, which safetensors does not see to itself."""
-    return np.ascontiguousarray(x, np.float32 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
+    # Not np.ascontiguousarray, which makes a scalar (CLIP's logit scale) an array of one.
+    return np.asarray(x, np.float32 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype, order="C")
 
 
 def _compare(run: model.Model, exported: model.Model) -> None:
