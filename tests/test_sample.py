@@ -45,11 +45,9 @@ def test_a_class_is_named_or_numbered(run):
     assert not np.array_equal(ring, lines(run, label="disc"))
 
 
-def test_truncated_pictures_are_more_alike(run):
-    assert (
-        lines(run, 8, truncation=0.02, label="disc").std(0).mean()
-        < 0.5 * lines(run, 8, label="disc").std(0).mean()
-    )
+def test_the_truncation_is_that_of_the_command_and_else_of_the_config(run):
+    np.testing.assert_array_equal(lines(run), lines(run, truncation=0.0))
+    assert not np.array_equal(lines(run), lines(run, truncation=0.5))
 
 
 def test_each_line_is_a_way(run):

@@ -43,8 +43,9 @@ CONFIGS = {
     "mae looped": lambda monkeypatch: plain(mae(scan=False, depth=1)),
     "resnet": small_resnet,
     "stateful": lambda monkeypatch: config_of("stateful"),
+    "dcgan": lambda monkeypatch: plain(config_of("scenes_dcgan", width=32)),
 }
-CASES = [("mae scanned", (DATA, FSDP, MIXED)), ("mae looped", (MIXED,)), ("resnet", (MIXED,)), ("stateful", (FSDP,))]
+CASES = [("mae scanned", (DATA, FSDP, MIXED)), ("mae looped", (MIXED,)), ("resnet", (MIXED,)), ("stateful", (FSDP,)), ("dcgan", (MIXED,))]
 
 
 @pytest.mark.parametrize("name, meshes", CASES)
