@@ -24,7 +24,7 @@ def get_config(arg=""):
     c.augment.flip = 0.5
 
     c.model.name = "resnet"
-    c.model.update(dict(depth=50, width_multiplier=1, stem="imagenet", zero_init_residual=True))
+    c.model.update(dict(depth=50, width=64, stem="imagenet", zero_init_residual=True))
     c.objective.name = "supervised"
     c.objective.label = "label"
 

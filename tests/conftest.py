@@ -5,8 +5,11 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Eight devices; and what runs for milliseconds need not be compiled for minutes: at its usual level LLVM takes seconds
+# for each shape of random numbers.
+for flag, value in (("xla_force_host_platform_device_count", 8), ("xla_backend_optimization_level", 1)):
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{flag}={value}"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

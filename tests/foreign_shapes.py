@@ -96,6 +96,16 @@ def torchvision_resnet(bottleneck: bool) -> Shapes:
     return out | _linear("fc", channels, 5)
 
 
+def vgg_bn() -> Shapes:
+    """A VGG with batch norm and torchvision's names: three stages, one hidden linear layer and five classes."""
+    out: Shapes = {}
+    for at, inputs, outputs in ((0, 3, 8), (4, 8, 16), (7, 16, 16), (11, 16, 8)):
+        conv = _conv_norm(f"features.{at}", f"features.{at + 1}", inputs, outputs, 3)
+        name = f"features.{at}"
+        out |= {f"{name}.weight": conv[f"{name}.weight"], f"{name}.bias": (outputs,)} | conv
+    return out | _linear("classifier.0", 8 * 7 * 7, 10) | _linear("classifier.2", 10, 5)
+
+
 def _hf_block(name: str, width: int, ratio: int) -> Shapes:
     out: Shapes = {}
     for part in ("query", "key", "value"):

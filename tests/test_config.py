@@ -3,7 +3,7 @@
 import pytest
 
 from vitjax import cli
-from vitjax.config import Tracked, base_config, form
+from vitjax.config import Tracked, base_config, dino_head, form
 from vitjax.errors import UserError
 
 
@@ -85,3 +85,26 @@ def test_a_missing_config_file_is_named():
 def test_an_unknown_form_is_refused():
     with pytest.raises(UserError, match="no form 'small'"):
         form(base_config(), "small")
+
+
+def test_the_tiny_form_shrinks_heads_prototypes_and_queues_and_leaves_out_what_is_out():
+    config = base_config()
+    config.model.update(dict(name="vgg", depth=16, width=64, head_widths=()))
+    config.objective.update(dict(queue=0, bank=dict(queue=3840), prototypes=3000))
+    config.objective.projector = dino_head(prototypes=8, widths=(2048, 2048, 16))
+    tiny = form(config, "tiny")
+    assert tiny.model.to_dict() == dict(name="vgg", depth=11, width=8, head_widths=())
+    assert (tiny.objective.queue, tiny.objective.bank.queue, tiny.objective.prototypes) == (0, 32, 16)
+    assert (tiny.objective.projector.widths, tiny.objective.projector.prototypes) == ((32, 32, 16), 8)
+
+
+def test_the_tiny_form_of_a_resnet_is_the_shallowest_and_narrow():
+    config = base_config()
+    config.model.update(dict(name="resnet", depth=50, width=64))
+    assert form(config, "tiny").model.to_dict() == dict(name="resnet", depth=10, width=8)
+
+
+def test_what_is_asked_of_a_section_counts_as_read_only_when_it_is_taken():
+    tracked = Tracked(dino_head())
+    assert "prototypes" in tracked and "centre" not in tracked
+    assert "config.prototypes" in tracked.unread()

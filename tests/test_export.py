@@ -163,7 +163,7 @@ def test_batch_statistics_travel_with_a_resnet(tmp_path):
     config = tiny("supervised_vits")
     config.unlock()
     config.model = ml_collections.ConfigDict(
-        dict(name="resnet", depth=18, width_multiplier=1, stem="cifar", zero_init_residual=True)
+        dict(name="resnet", depth=18, width=64, stem="cifar", zero_init_residual=True)
     )
     folder = make_run(tmp_path / "run", config, class_names={"label": ("cat", "dog")})
     out = export.export(folder, tmp_path / "out")

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from vitjax import flops
 from vitjax.models.classifier import Classifier
 from vitjax.models.resnet import ResNet
+from vitjax.models.vgg import VGG, stages
 from vitjax.models.vit import VARIANTS, ViT
 
 
@@ -41,6 +42,11 @@ def test_vit_ti_16_has_the_published_macs(scan):
 def test_resnet_has_the_published_macs(blocks, bottleneck, stem, size, classes, macs):
     model = Classifier(ResNet(blocks=blocks, bottleneck=bottleneck, stem=stem), classes)
     assert forward_macs(model, shape(1, size, size, 3)) == macs
+
+
+def test_vgg_16_has_the_published_macs():
+    model = Classifier(VGG(stages=stages(16), norm=False, head_widths=(4096, 4096)), 1000)
+    assert forward_macs(model, shape(1, 224, 224, 3)) == 15_470_264_320
 
 
 def test_matrix_product_is_two_flops_a_mac():

@@ -14,10 +14,10 @@ from vitjax import main as main_module
 from vitjax.data.batches import batch_of, order
 from vitjax.data.sources.folder import FolderSource
 from vitjax.errors import RunError, UserError
+from vitjax.jsonl import read as read_rows
 from vitjax.objectives import mae
 from vitjax.periods import due
 from vitjax.progress import Progress
-from vitjax.writers import read_rows
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mae_vitb.py"
 PICTURES, BATCH, STEPS = 40, 8, 12  # 5 batches an epoch

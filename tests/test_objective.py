@@ -9,7 +9,7 @@ import toys
 
 from vitjax import sharding
 from vitjax.errors import UserError
-from vitjax.objective import Output, from_loss
+from vitjax.objective import Output, ema, from_loss
 
 
 def run(objective, steps=5, size=16, batches=None):
@@ -34,7 +34,7 @@ def test_the_stateful_objective_learns_and_moves_all_of_its_state():
     assert metrics["loss"] < 0.5 * run(objective, steps=1)[1]["loss"]
     for name in ("teacher", "queue", "batch_stats"):
         assert not jax.tree.all(jax.tree.map(jnp.array_equal, first.extra[name], last.extra[name])), name
-    assert 0.5 < metrics["feature_std"] < 1.1 and metrics["chance"] == 1.0
+    assert 0.5 < metrics["health/feature_std"] < 1.1 and metrics["chance"] == 1.0
 
 
 def test_accumulation_equals_the_whole_batch_where_the_loss_is_a_mean():
@@ -165,3 +165,28 @@ def test_a_game_accumulates_like_one_loss():
 def test_a_round_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(UserError, match=r"config\.batch_size=15"):
         run(toys.game(), size=15)
+
+
+def test_ema_averages_in_float32_and_takes_whole_numbers_from_the_new():
+    old = {"w": jnp.array([1.0, 2.0]), "low": jnp.array([256.0], jnp.bfloat16), "count": jnp.array(3, jnp.int32)}
+    new = {"w": jnp.array([3.0, 2.0]), "low": jnp.array([258.0], jnp.bfloat16), "count": jnp.array(7, jnp.int32)}
+    got = jax.jit(ema)(old, new, 0.75)
+    np.testing.assert_allclose(got["w"], [1.5, 2.0])
+    assert got["count"] == 7
+    assert {name: x.dtype for name, x in got.items()} == {name: x.dtype for name, x in old.items()}
+    # In bfloat16 0.996 is 0.9961 and 1 - 0.996 is not 0.004: after one step in float32, 0.996 * 0.5 + 0.004 * 1.
+    small = ema({"w": jnp.array([0.5], jnp.float32)}, {"w": jnp.array([1.0], jnp.bfloat16)}, 0.996)
+    np.testing.assert_allclose(small["w"], 0.502, rtol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [1.0, 0.9996])
+def test_ema_of_equals_or_with_momentum_one_keeps_every_bit(momentum):
+    old = {"w": jax.random.normal(jax.random.key(0), (1000,))}
+    new = {"w": old["w"] if momentum < 1 else 3 * old["w"]}
+    got = jax.jit(ema)(old, new, jnp.float32(momentum))
+    np.testing.assert_array_equal(got["w"], old["w"])
+
+
+def test_ema_of_trees_that_differ_is_refused():
+    with pytest.raises(ValueError):
+        ema({"a": jnp.zeros(2)}, {"a": jnp.zeros(2), "b": jnp.zeros(2)}, 0.5)

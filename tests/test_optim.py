@@ -1,6 +1,5 @@
 """Optimisers, schedules and masks against published numbers, and scanned blocks against single ones."""
 
-import math
 import re
 from types import SimpleNamespace
 
@@ -9,49 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
+from descent import G1, G2, RUN, W, config_of, descend, looped_and_scanned
 
-from vitjax import models, optim, trees
+from vitjax import optim, trees
 from vitjax.errors import UserError
 from vitjax.objective import Output, Player, from_loss, from_players
-
-RUN = SimpleNamespace(total_steps=1000, steps_per_epoch=25.0, batch_size=256)
-
-
-def config_of(name="adamw", **settings):
-    base = dict(
-        name=name, base_lr=1.0, base_batch=0, schedule="constant", warmup_steps=0, warmup_epochs=None,
-        end_lr=0.0, weight_decay=0.0, no_decay=(), clip="global", clip_norm=0.0, layer_decay=1.0,
-    )  # fmt: skip
-    own = {
-        "adamw": dict(b1=0.9, b2=0.95, eps=1e-8),
-        "lars": dict(momentum=0.9, trust_coefficient=0.001, form="simclr"),
-        "sgd": dict(momentum=0.9, nesterov=False),
-    }
-    return ConfigDict(dict(optim=base | own.get(name, {}) | settings))
-
-
-def sines(start, shape):
-    """sin(start + k): the inputs of the published numbers."""
-    return np.sin(start + np.arange(math.prod(shape), dtype=np.float64)).reshape(shape).astype(np.float32)
-
-
-def descend(tx, params, grads):
-    """The parameters after each of `grads`, in one compiled step."""
-
-    @jax.jit
-    def step(params, state, grad, number):
-        updates, state = tx.update(grad, state, params, step=number)
-        return optax.apply_updates(params, updates), state
-
-    state, out = jax.jit(tx.init)(params), []
-    for number, grad in enumerate(grads):
-        params, state = step(params, state, grad, number)
-        out.append(params)
-    return out
-
-
-W, G1, G2 = sines(1, (3, 4)), 0.1 * sines(30, (3, 4)), 0.1 * sines(60, (3, 4))
 
 
 def test_adamw_equals_torch():
@@ -61,37 +22,6 @@ def test_adamw_equals_torch():
     np.testing.assert_allclose(one["w"][0], row, atol=1e-6)
     row = [0.40662962542603137, -0.5593171768420165, -1.018988782483066, -0.5322069199635444]
     np.testing.assert_allclose(two["w"][2], row, atol=1e-6)
-
-
-LARS_ROWS = {
-    # form, whether the rate falls from 0.2 to 0.1 after the first step -> the first row after the second
-    ("simclr", False): [0.8419199072051126, 0.9096505209315666, 0.1410526407816473, -0.7572283868051216],
-    ("simclr", True): [0.841889229053038, 0.909553107001208, 0.1409780529915288, -0.7572115727849602],
-    ("byol", False): [0.8419199072051126, 0.9096505209315666, 0.1410526407816473, -0.7572283868051216],
-    ("byol", True): [0.8417974370836274, 0.9095156228905104, 0.1410293394580528, -0.7571186682820171],
-}
-
-
-@pytest.mark.parametrize("form, falls", LARS_ROWS)
-def test_lars_equals_the_published_forms(form, falls, monkeypatch):
-    if falls:
-        monkeypatch.setattr(optim, "_schedule", lambda *_: lambda step: jnp.where(step < 1, 0.2, 0.1))
-    tx, _ = optim.make(config_of("lars", base_lr=0.2, weight_decay=1e-4, form=form), RUN)
-    bias, bias_grad = sines(2, (4,)), 0.1 * sines(5, (4,))
-    one, two = descend(tx, {"w": W, "b": bias}, [{"w": G1, "b": bias_grad}, {"w": G2, "b": bias_grad}])
-    row = [0.8416749669621423, 0.9093807248494541, 0.14100603813425833, -0.7570089497589128]
-    np.testing.assert_allclose(one["w"][0], row, atol=1e-6)
-    np.testing.assert_allclose(two["w"][0], LARS_ROWS[form, falls], atol=1e-6)
-    # Neither decayed nor adapted.
-    row = [0.9284759123189444, 0.14670831802384574, -0.769942227282304, -0.9787114395956061]
-    np.testing.assert_allclose(one["b"], row, atol=1e-6)
-
-
-def test_lars_moves_a_weight_that_is_zero():
-    """Zero-initialised gammas and heads would stay where they are if their trust ratio were 0."""
-    tx, _ = optim.make(config_of("lars", base_lr=1.0), RUN)
-    (new,) = descend(tx, {"w": np.zeros((3, 4), np.float32)}, [{"w": G1}])
-    np.testing.assert_allclose(new["w"], -G1)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -147,10 +77,48 @@ def test_rate_is_zero_at_step_0_of_a_warmup_and_scaled_with_the_batch():
     said = optim.describe(config, run)
     assert said == {
         "base_lr": 1.5e-4,
+        "start_lr": 0.0,
         "peak_lr": pytest.approx(2.4e-3),
         "end_lr": 0.0,
         "warmup_steps": 10,
+        "weight_decay": 0.0,
+        "end_weight_decay": 0.0,
+        "held_steps": 0,
     }
+
+
+def test_a_warmup_starts_at_start_lr_whatever_the_batch():
+    """solo-learn's 3e-5, here with a batch that doubles the base rate."""
+    got = rates([0, 10, 20], base_lr=0.4, base_batch=128, start_lr=3e-5, warmup_steps=20)
+    np.testing.assert_allclose(got, [3e-5, 0.400015, 0.8], rtol=1e-6)
+
+
+def zero_gradients(params, steps):
+    return [jax.tree.map(np.zeros_like, params)] * steps
+
+
+def test_weight_decay_follows_a_cosine_by_step():
+    """DINO's from 0.04 to 0.4: without gradients and momentum each step multiplies by 1 - rate * decay."""
+    config = config_of("sgd", base_lr=0.5, momentum=0.0, weight_decay=0.04, end_weight_decay=0.4)
+    run = SimpleNamespace(total_steps=4, steps_per_epoch=1.0, batch_size=256)
+    params = {"w": np.ones((2, 2), np.float32)}
+    path = [1.0, *(float(p["w"][0, 0]) for p in descend(optim.make(config, run)[0], params, zero_gradients(params, 5)))]
+    decays = 2 * (1 - np.divide(path[1:], path[:-1]))
+    np.testing.assert_allclose(decays, [0.04, 0.09272077938642143, 0.22, 0.3472792206135786, 0.4], rtol=2e-6)
+    assert optim.describe(config, run)["end_weight_decay"] == 0.4
+
+
+@pytest.mark.parametrize("name, step", [("sgd", 0.25), ("lars", 0.25), ("adamw", 0.25)])
+def test_decay_vectors_decays_biases_and_norms_but_not_what_no_decay_names(name, step):
+    """SimSiam's SGD decays every parameter."""
+    params = {"kernel": np.ones((2, 3)), "bias": np.ones(3), "logit_scale": np.ones(())}
+    settings = dict(weight_decay=0.5, base_lr=0.5, decay_vectors=True, no_decay="logit_scale")
+    if name == "lars":
+        # Adapted to the length of the weight, which decay alone has here: 1e-3 * |w|.
+        settings, step = settings | dict(trust_coefficient=0.5), 0.5 * 0.5
+    (new,) = descend(optim.make(config_of(name, **settings), RUN)[0], params, zero_gradients(params, 1))
+    got = {name: float(x.ravel()[0]) for name, x in new.items()}
+    assert got == pytest.approx(dict(kernel=1 - step, bias=1 - step, logit_scale=1.0))
 
 
 def test_vectors_and_named_tensors_are_not_decayed():
@@ -163,46 +131,6 @@ def test_vectors_and_named_tensors_are_not_decayed():
     config = config_of("sgd", base_lr=1.0, weight_decay=0.5, no_decay=("^cls$", "tab"))
     (new,) = descend(optim.make(config, RUN)[0], params, [jax.tree.map(np.zeros_like, params)])
     assert {name: float(x.ravel()[0]) for name, x in new.items()} == dict(kernel=0.5, bias=1, cls=1, table=1)
-
-
-DECAY_075 = [
-    0.023757264018058777, 0.03167635202407837, 0.04223513603210449, 0.056313514709472656,
-    0.07508468627929688, 0.1001129150390625, 0.13348388671875, 0.177978515625, 0.2373046875,
-    0.31640625, 0.421875, 0.5625, 0.75, 1.0,
-]  # fmt: skip
-
-
-def vit_params(depth, scan, pool="cls"):
-    settings = dict(
-        name="vit", width=8, depth=depth, heads=2, mlp_dim=16, patch_px=4, class_token=True, pool=pool,
-        posemb="learned", norm_eps=1e-6, activation="gelu", drop_path=0.0, scan=scan, remat=False,
-        attention="xla",
-    )  # fmt: skip
-    model = models.build(ConfigDict(settings))
-    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-
-
-@pytest.mark.parametrize("scan", [False, True])
-def test_layer_decay_of_a_vit_equals_beit_and_mae(scan):
-    head = {"kernel": jax.ShapeDtypeStruct((8, 3), jnp.float32)}
-    shapes = {"backbone": vit_params(12, scan, pool="map"), "decoder": vit_params(2, scan), "head": head}
-    scales = jax.tree.map(
-        lambda x, s: np.broadcast_to(s, x.shape) if np.ndim(s) else np.full(x.shape, s),
-        shapes,
-        optim.layer_scales(shapes, 0.75),
-    )
-    flat = {path: float(x.ravel()[0]) for path, x in trees.unstack(trees.flatten(scales)).items()}
-    for path, scale in flat.items():
-        block = re.match(r"backbone/block_(\d+)/", path)
-        embedding = re.match(r"backbone/(patch/|position|cls)", path)
-        layer = int(block.group(1)) + 1 if block else 0 if embedding else 13
-        assert scale == pytest.approx(DECAY_075[layer]), path
-    assert flat["backbone/norm/scale"] == flat["decoder/block_00/mlp/fc1/kernel"] == 1.0
-
-
-def test_layer_decay_without_blocks_is_refused():
-    with pytest.raises(UserError, match=r"config\.optim\.layer_decay=0\.75 needs a backbone made of blocks"):
-        optim.layer_scales({"backbone": {"stage1_0": {"kernel": np.ones((2, 2))}}}, 0.75)
 
 
 def test_clipping_bounds_the_norm_of_all_or_of_each():
@@ -272,39 +200,34 @@ SETTINGS = {
     "adamw, global": dict(weight_decay=0.1, clip="global", clip_norm=0.3),
     "lars": dict(name="lars", weight_decay=0.01, form="simclr"),
     "lars byol": dict(name="lars", weight_decay=0.01, form="byol", layer_decay=0.75),
-    "lars, some blocks not adapted": dict(name="lars", weight_decay=0.01, no_decay=("block_02/attn",)),
+    "lars, some blocks not adapted": dict(name="lars", weight_decay=0.01, no_decay=("block_02/attention",)),
+    "larc": dict(name="lars", weight_decay=0.01, form="larc", end_weight_decay=0.5, no_decay=("block_01/mlp",)),
+    "solo, some blocks slower": dict(
+        name="lars", weight_decay=0.01, form="solo", trust_coefficient=0.02, layer_decay=0.75,
+        rate_scales=(("block_01/.*kernel", 0.1), ("bias$", 3.0)), constant_rate=("block_02", "head"),
+    ),
+    "adamw, some blocks still": dict(
+        weight_decay=0.1, end_weight_decay=0.5, decay_vectors=True, clip="global", clip_norm=0.3,
+        frozen=("backbone/patch", "block_00/mlp/fc1"), held=("block_00", "block_02/attention", "head"), held_epochs=0.1,
+    ),
+    "sgd, some blocks still": dict(
+        name="sgd", weight_decay=0.1, clip="per_tensor", clip_norm=0.3, frozen=("block_01",), held=("block",),
+        held_steps=3,
+    ),
     "sgd": dict(name="sgd", weight_decay=0.01, layer_decay=0.75, clip="per_tensor", clip_norm=0.3),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_scanned_equals_looped(settings):
     """Five steps on a transformer whose blocks are stacked, and whose blocks are not."""
-    rng = np.random.default_rng(0)
-    single = trees.flatten({"backbone": vit_params(3, scan=False), "head": {"kernel": np.ones((8, 3))}})
-    stacked = trees.flatten({"backbone": vit_params(3, scan=True), "head": {"kernel": np.ones((8, 3))}})
-
-    def draw(scale):
-        # Blocks of unlike size, so that a norm over the whole stack would show.
-        return {
-            path: (scale * rng.uniform(0.1, 3) * rng.normal(size=x.shape)).astype(np.float32)
-            for path, x in single.items()
-        }
-
-    params, grads = draw(1.0), [draw(0.2) for _ in range(5)]
-    config = config_of(**(dict(base_lr=0.01, schedule="cosine", warmup_steps=2) | settings))
-    tx, _ = optim.make(config, RUN)
-    looped = descend(tx, trees.unflatten(params), [trees.unflatten(g) for g in grads])[-1]
-    scanned = descend(
-        tx,
-        trees.unflatten(trees.stack(params, stacked)),
-        [trees.unflatten(trees.stack(g, stacked)) for g in grads],
-    )[-1]
-    looped, scanned = trees.flatten(looped), trees.unstack(trees.flatten(scanned))
+    first, looped, scanned = looped_and_scanned(**settings)
+    frozen = [path for path in first if any(re.search(p, path) for p in settings.get("frozen", ()))]
     assert set(looped) == set(scanned)
     for path in looped:
         np.testing.assert_allclose(scanned[path], looped[path], atol=1e-6, err_msg=path)
-        assert np.abs(looped[path] - params[path]).max() > 1e-6, path
+        moved = np.abs(looped[path] - first[path]).max()
+        assert moved == 0 if path in frozen else moved > 1e-6, path
 
 
 def test_making_an_optimiser_touches_no_device(monkeypatch):
@@ -335,7 +258,15 @@ def test_a_run_shorter_than_its_warm_up_takes_the_first_steps_of_the_recipe():
         (dict(clip="norm"), r"config\.optim\.clip='norm' must be one of global, per_tensor"),
         (dict(no_decay=("(",)), r"config\.optim\.no_decay=.* is no regular expression"),
         (dict(end_lr=0.1), r"config\.optim\.end_lr=0\.1 has no effect with schedule='constant'"),
-        (dict(name="lars", form="larc"), r"config\.optim\.form='larc' must be one of simclr, byol"),
+        (dict(name="lars", form="lamb"), r"config\.optim\.form='lamb' must be one of simclr, byol, larc, solo"),
+        (dict(start_lr=0.1), r"config\.optim\.start_lr=0\.1 has no effect without a warm-up"),
+        (dict(start_lr=-0.1), r"config\.optim\.start_lr=-0\.1 must be at least 0"),
+        (dict(end_weight_decay=-1.0), r"config\.optim\.end_weight_decay=-1\.0 must be at least 0"),
+        (dict(rate_scales=("bias", 0.1)), r"config\.optim\.rate_scales=.*'bias' must be a pattern and a factor"),
+        (dict(rate_scales=(("bias", 0.0),)), r"rate_scales=.* above 0.* belongs into config\.optim\.frozen"),
+        (dict(constant_rate=("(",)), r"config\.optim\.constant_rate=.* is no regular expression"),
+        (dict(held=("head",)), r"config\.optim\.held=\('head',\) must be told for how long: give .*held_steps"),
+        (dict(held=("head",), held_epochs=-1.0), r"config\.optim\.held_epochs=-1\.0 must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

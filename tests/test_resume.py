@@ -1,7 +1,8 @@
 """A run that was cut anywhere, and goes on anywhere, ends as one that was not.
 
 The method is one of somebody's own, with every kind of state: parameters, optimiser slots, an EMA teacher,
-batch statistics, a queue, and dropout. An epoch has 13 steps, so that step 13 is its edge and step 27 is not.
+batch statistics, a queue, an online probe, and dropout. An epoch has 13 steps, so that step 13 is its edge
+and step 27 is not.
 """
 
 import json
@@ -55,7 +56,7 @@ def assert_same_end(cut, whole):
     """To the bit: every array, every loss, and the records of every step."""
     a, b = weights(cut), weights(whole)
     assert a.keys() == b.keys()
-    for part in ("params/backbone/", "extra/teacher/", "extra/batch_stats/", "extra/queue", "opt/"):
+    for part in ("params/backbone/", "extra/teacher/", "extra/batch_stats/", "extra/queue", "extra/probe/", "opt/"):
         assert any(path.startswith(part) for path in a), part
     for path in a:
         np.testing.assert_array_equal(a[path], b[path], err_msg=path)

@@ -35,7 +35,7 @@ def plain(config):
 
 def small_resnet(monkeypatch):
     monkeypatch.setitem(resnet.DEPTHS, 18, (1, 1))
-    return plain(config_of("supervised_resnet50", depth=18, stem="cifar"))
+    return plain(config_of("supervised_resnet50", depth=18, width=64, stem="cifar"))
 
 
 CONFIGS = {
@@ -45,7 +45,13 @@ CONFIGS = {
     "stateful": lambda monkeypatch: config_of("stateful"),
     "dcgan": lambda monkeypatch: plain(config_of("scenes_dcgan", width=32)),
 }
-CASES = [("mae scanned", (DATA, FSDP, MIXED)), ("mae looped", (MIXED,)), ("resnet", (MIXED,)), ("stateful", (FSDP,)), ("dcgan", (MIXED,))]
+CASES = [
+    ("mae scanned", (DATA, FSDP, MIXED)),
+    ("mae looped", (MIXED,)),
+    ("resnet", (MIXED,)),
+    ("stateful", (FSDP,)),
+    ("dcgan", (MIXED,)),
+]
 
 
 @pytest.mark.parametrize("name, meshes", CASES)

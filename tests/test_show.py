@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitjax import augment, cli, drawing, experiment, loop, show
+from vitjax import augment, cli, drawing, experiment, loop, policies, show
 from vitjax.config import Tracked
 from vitjax.data import contents, sources
 from vitjax.errors import UserError
@@ -54,6 +54,17 @@ def test_the_views_are_those_of_the_training_step(tmp_path, tiles, form):
         off = np.abs(drawing.cell(trained[k]).astype(int) - shown[2 * k + 1].picture)
         assert off.max() <= 1
     assert {path.name for path in tmp_path.glob("*.png")} == {"source.png", "views.png"}
+
+
+def test_all_views_of_a_picture_stand_in_its_row(tmp_path, tiles, form):
+    config = cli.load_config(form)
+    config.augment.views = policies.swav()
+    config.augment.views["local"].size_px = 16
+    show.views_sheet(Tracked(config), "train", step=1, count=2)
+    ((_, rows, _),) = tiles
+    assert [len(row) for row in rows] == [9, 9]
+    assert [said(tile) for tile in rows[1][1:]] == [f"global {k}" for k in (1, 2)] + [f"local {k}" for k in range(1, 7)]
+    assert len({tile.picture.tobytes() for row in rows for tile in row}) == 18
 
 
 def test_what_is_known_of_a_picture_is_shown_without_being_asked_for(tmp_path, tiles, form):

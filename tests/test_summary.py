@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from vitjax import sharding, summary
+from vitjax.config import base_config
 from vitjax.objective import State
 
 
@@ -66,3 +67,15 @@ class Source:
 def test_the_pictures_are_told_in_a_sentence(text, said):
     run = SimpleNamespace(batch_size=8, batch_spec={"image": shape_of(8, 32, 32, 3, dtype=np.uint8)})
     assert summary._data(Source(text), run).startswith(said)
+
+
+def test_rates_decay_and_what_stands_still_are_told():
+    config = base_config()
+    run = SimpleNamespace(batch_size=512, total_steps=1000, steps_per_epoch=78.25)
+    assert summary._still(config, run) == {} and summary._decay(config, run) == "0.05"
+    config.optim.update(dict(base_lr=0.3, start_lr=3e-5, warmup_epochs=4.0, end_weight_decay=0.4))
+    config.optim.update(dict(frozen=("backbone/patch",), held=("prototypes", "last"), held_epochs=4.0))
+    assert summary._rates(config, run) == "base 0.3, peak 0.6 after 313 steps from 3e-05"
+    assert summary._decay(config, run) == "0.05 to 0.4, by a cosine"
+    said = "backbone/patch never moves; prototypes, last held for 313 steps"
+    assert summary._still(config, run) == {"still": said}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vitjax import health
 from vitjax.objective import Output, Player, from_loss, from_players
 
 D, Q = 6, 16
@@ -86,3 +87,38 @@ def game(accum: int = 1, tx=None):
         predict={"sample": lambda v, batch, key: v["params"]["maker"]["shift"]},
         accum=accum,
     )
+
+
+def siamese(stop, probe=None):
+    """SimSiam on points: two noisy views, a network with batch norm, a predictor; the target is detached or not."""
+    width, out = 32, 16
+
+    def init(key, batch):
+        keys = jax.random.split(key, 4)
+        shapes = [(D, width), (width, out), (out, width), (width, out)]
+        names = ("first", "second", "predict", "predicted")
+        params = {n: jax.random.normal(k, s) / np.sqrt(s[0]) for n, k, s in zip(names, keys, shapes)}
+        return {"params": params}
+
+    def norm(x):
+        return (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + 1e-5)
+
+    def unit(x):
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    def views(batch, key):
+        noise = 0.5 * jax.random.normal(key, (2, *batch["x"].shape))
+        return {**batch, "a": batch["x"] + noise[0], "b": batch["x"] + noise[1]}
+
+    def loss(params, extra, batch, key, step):
+        h = [jax.nn.relu(norm(batch[name] @ params["first"])) for name in "ab"]
+        z = [x @ params["second"] for x in h]
+        p = [jax.nn.relu(norm(x @ params["predict"])) @ params["predicted"] for x in z]
+        targets = [jax.lax.stop_gradient(x) for x in z] if stop else z
+        value = -sum(jnp.mean(jnp.sum(unit(a) * unit(b), -1)) for a, b in zip(p, targets[::-1])) / 2
+        return value, Output(extra, health.panel(*z), features=h[0])
+
+    return from_loss(
+        init=init, loss=loss, views=views, tx=optax.sgd(0.2, momentum=0.9), export=lambda s: {"params": s.params},
+        predict={}, couples_examples=True, probe=probe,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a run adds to its steps so that it cannot be lost: saves, the refusal of bad updates, the watchdog.
+"""What a run adds to its steps so that it cannot be lost: saves, the refusal of bad updates, the watchdog, alarms.
 
     python tools/bench_run.py
     python tools/bench_run.py --parameters=100_000_000 --config=configs/cifar10_mae.py --steps=50
@@ -10,6 +10,7 @@ stands beside it.
 """
 
 import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -23,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import timing
 
-from vitjax import checksums, cli, devices, objective, sharding, trees
+from vitjax import alarms, checksums, cli, devices, health, hooks, objective, sharding, trees
 from vitjax.checkpoint import Checkpointer
 from vitjax.config import base_config
 from vitjax.errors import UserError
 from vitjax.objective import State
-from vitjax.progress import start_table
+from vitjax.progress import Progress, start_table
 from vitjax.supervisor import Supervisor
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
@@ -105,20 +106,35 @@ def of_saves(state: State, saves: int, folder: Path) -> dict[str, str]:
 
 
 def of_steps(config: Any, mesh: Any, steps: int, blocks: int, folder: Path) -> dict[str, str]:
-    """The ratios of steps with the refusal of bad updates and without, with the supervisor and without."""
-    classes = 1000
-    guarded = bench_step.Bench(config, mesh, classes, str(folder))
+    """The ratios of steps with what guards and watches them and without."""
+
+    def bench() -> bench_step.Bench:
+        return bench_step.Bench(config, mesh, 1000, str(folder))
+
+    guarded = bench()
     with mock.patch.object(objective, "_accept", _accept_all):
-        free = bench_step.Bench(config, mesh, classes, str(folder))
-    times = timing.interleave({"guarded": guarded.bare, "free": free.bare}, steps, blocks)
+        free = bench()
+    with mock.patch.object(objective, "_health", lambda features, step: {}):
+        unseen = bench()
+    with mock.patch.object(health, "is_due", lambda step: step >= 0):
+        ranked = bench()
+    sides = {"guarded": guarded, "free": free, "unseen": unseen, "ranked": ranked}
+    times = timing.interleave({name: side.bare for name, side in sides.items()}, steps, blocks)
+    watcher = alarms.Watch(folder, base_config().alarms)
+    watch = hooks.watch(watcher, Progress(total_steps=1, batch_size=1, stream=io.StringIO()))
     with guarded.real_loop(steps) as run:
-        sides = {"watched": lambda n: _watched(run, n), "alone": run}
+        sides = {"watched": lambda n: _watched(run, n), "alarmed": lambda n: run(n, hooks=[watch]), "alone": run}
         times |= timing.interleave(sides, steps, blocks)
+    rank_s = statistics.median(times["ranked"]) - statistics.median(times["guarded"])
+    rank_share = rank_s / health.EVERY_STEPS / statistics.median(times["guarded"])
     named = f"{config.objective.name} with {config.model.name}, batches of {config.batch_size}"
     return {
         "step": f"{named}: {timing.spread(times['free'])}, in {blocks} blocks of {steps} steps",
         "guard": f"{timing.ratio(times['guarded'], times['free'])} of the step that takes any update",
         "supervisor": f"{timing.ratio(times['watched'], times['alone'])} of the loop without signals and watchdog",
+        "panel": f"{timing.ratio(times['guarded'], times['unseen'])} of the step without the health panel",
+        "rank": f"{1000 * rank_s:.2f} ms, every {health.EVERY_STEPS} steps: {rank_share:.2%} of them",
+        "alarms": f"{timing.ratio(times['alarmed'], times['alone'])} of the loop without alarms",
     }
 
 

@@ -157,7 +157,7 @@ class Bench:
     def real_loop(self, log_every_steps: int) -> Iterator[Callable[..., None]]:
         """A function like `bare` that goes through `loop.train`, host batches and the log.
 
-        It takes further arguments of `loop.train`.
+        It takes further hooks, and further arguments of `loop.train`.
         """
         batches = itertools.cycle(self.batches)
         total_steps = self.built.run.total_steps
@@ -167,7 +167,9 @@ class Bench:
             )
             log = hooks.log(writer, progress, log_every_steps)
 
-            def run(steps: int, **more: Any) -> None:
+            def run(steps: int, hooks: Sequence[loop.Hook] = (), **more: Any) -> None:
+                # A block's last step is not the run's, which would be logged out of turn.
+                all_hooks = [lambda event, hook=hook: hook(event._replace(last=False)) for hook in (log, *hooks)]
                 self.state = loop.train(
                     self.step_fn,
                     self.state,
@@ -175,8 +177,7 @@ class Bench:
                     first_step=self._steps_done,
                     total_steps=self._steps_done + steps,
                     mesh=self.mesh,
-                    # A block's last step is not the run's, which would be logged out of turn.
-                    hooks=[lambda event: log(event._replace(last=False))],
+                    hooks=all_hooks,
                     **more,
                 )
                 self._steps_done += steps

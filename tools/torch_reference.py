@@ -41,6 +41,11 @@ ONLY = {
     "optim.clip": "global",
     "optim.layer_decay": 1.0,
     "optim.no_decay": (),
+    "optim.decay_vectors": False,
+    "optim.end_weight_decay": None,
+    "optim.rate_scales": (),
+    "optim.frozen": (),
+    "optim.held": (),
 }
 
 
@@ -319,8 +324,8 @@ class ResNet(nn.Module):
 
     def __init__(self, c: Any, num_classes: int):
         super().__init__()
-        self.width, self.bottleneck, self.stem = 64 * c.width_multiplier, c.depth >= 50, c.stem
-        stem = (3, 1) if c.stem == "cifar" else (7, 2)
+        self.width, self.bottleneck, self.stem = c.width, c.depth >= 50, c.stem
+        stem = {"imagenet": (7, 2), "cifar": (3, 1), "cifar_half": (3, 2)}[c.stem]
         self.conv1, self.bn1 = _conv(3, self.width, *stem), nn.BatchNorm2d(self.width)
         channels = self.width
         for stage, depth in enumerate(resnet.DEPTHS[c.depth]):
@@ -364,6 +369,8 @@ def _model(built: Experiment) -> tuple[nn.Module, list[table.Row]]:
     if c.name == "resnet":
         classes = built.run.class_names[config.objective.label]
         return ResNet(c, len(classes)), torchvision_resnet.rows(c)
+    if c.name != "vit":
+        raise UserError(f"config.model.name={c.name!r} is not written in PyTorch here; choose 'vit' or 'resnet'")
     grid = patches.grid(config.data.size_px, config.data.size_px, c.patch_px)
     if config.objective.name == "mae":
         names = mae_names.rows(mae_model.make(c, config.objective), grid, "facebook")

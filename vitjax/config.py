@@ -5,13 +5,17 @@ the experiment is about. Defaults live here and in the file, never in the code t
 `Tracked` finds the key that nothing reads: a setting without effect is an error, not a surprise.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
 from vitjax.errors import UserError
+
+# At most these in a tiny form, at any depth of a section; 0 and () are 'none' and stay so.
+_AT_MOST = dict(widths=32, head_widths=32, prototypes=16, queue=32)
+_AT_MOST |= dict(ch=4, shared_width=8, attention_px=16, discriminator_steps=2, standing_passes=2, standing_batch=8)
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -67,6 +71,9 @@ def base_config() -> ml_collections.ConfigDict:
     c.augment.crop_area = (0.2, 1.0)  # of a random crop, as a share of the picture's
     c.augment.crop_aspect = (3 / 4, 4 / 3)
     c.augment.flip = 0.5  # how often
+    # {name: view(...)} of methods that compare views; see vitjax/policies.py. Without any there is one view,
+    # which is made by the settings above.
+    c.augment.views = ml_collections.ConfigDict()
 
     c.optim = o = ml_collections.ConfigDict()
     o.name = "adamw"  # or 'lars', 'sgd'
@@ -75,14 +82,23 @@ def base_config() -> ml_collections.ConfigDict:
     o.schedule = "cosine"  # or 'constant', 'rsqrt'
     o.warmup_steps = config_dict.placeholder(int)
     o.warmup_epochs = config_dict.placeholder(float)
-    o.end_lr = 0.0
+    o.start_lr, o.end_lr = 0.0, 0.0  # before the warm-up and at the end of the run, whatever the batch
     o.timescale_steps = 10_000  # of 'rsqrt'
     o.cooldown_steps = 0
-    o.weight_decay = 0.05  # never on vectors
-    o.no_decay = ()  # patterns of further paths
+    # Patterns: regular expressions, found anywhere in a parameter's path, such as 'backbone/block_03/mlp/fc1/kernel'.
+    o.rate_scales = ()  # pairs of a pattern and the factor of its rates, such as (('(bias|scale)$', 0.024),)
+    o.constant_rate = ()  # patterns of what keeps the peak rate, without warm-up and schedule
+    o.frozen = ()  # patterns of what never moves
+    o.held = ()  # patterns of what does not move in the first `held_steps` or `held_epochs`
+    o.held_steps = config_dict.placeholder(int)
+    o.held_epochs = config_dict.placeholder(float)
+    o.weight_decay = 0.05
+    o.end_weight_decay = config_dict.placeholder(float)  # where a cosine leads the decay; None: it is constant
+    o.no_decay = ()  # patterns of what is not decayed, and not adapted by LARS
+    o.decay_vectors = False  # whether biases and norms are, too; the form 'larc' always does
     o.b1, o.b2, o.eps = 0.9, 0.95, 1e-8  # AdamW
     o.momentum, o.nesterov = 0.9, False  # SGD and LARS
-    o.trust_coefficient, o.form = 1e-3, "simclr"  # LARS; or 'byol'
+    o.trust_coefficient, o.form = 1e-3, "simclr"  # LARS; or 'byol', 'larc', 'solo', see vitjax/lars.py
     o.clip, o.clip_norm = "global", 0.0  # or 'per_tensor'; a norm of 0 is off
     o.layer_decay = 1.0  # 1 is off
 
@@ -97,6 +113,15 @@ def base_config() -> ml_collections.ConfigDict:
     c.checkpoint.keep_every_steps = 0  # beside the newest `keep`, each that lies on this period; 0 is none
     c.checkpoint.keep_best = ""  # and the one that is best by this metric, such as 'eval/linear/accuracy'
     c.checkpoint.keep_best_mode = "max"  # or 'min'
+    # A linear head beside the method, on its features and these labels; '' is none.
+    c.probe = ml_collections.ConfigDict(dict(field="", lr=1e-3))
+    c.alarms = a = ml_collections.ConfigDict()  # what a run says of itself when it looks ill; 0 turns one off
+    a.chance = 0.02  # the loss lies within this share of chance, and does not fall
+    a.collapse = 0.15  # the spread of features or embeddings, of 1, once it is a quarter of what it was
+    a.starved = 0.3  # the share of the time that is spent waiting for data
+    a.exploding = 100.0  # the gradient's norm, in its own running medians
+    a.dead = 1e-7  # the gradient's norm
+    a.refused = 5  # updates of 100 that were not finite
     c.log = ml_collections.ConfigDict(dict(every_steps=50, pictures_every_steps=0))  # 0: at the end of the run only
     c.profile = ml_collections.ConfigDict(dict(start_step=-1, steps=3))  # a trace of so many steps; -1: none
     c.evals = ml_collections.ConfigDict()
@@ -121,6 +146,53 @@ def mix_part(**changes: Any) -> ml_collections.ConfigDict:
         fields=config_dict.placeholder(tuple),  # None: those of the mix
     )
     return ml_collections.ConfigDict(settings | changes)
+
+
+def view(**changes: Any) -> ml_collections.ConfigDict:
+    """One entry of `config.augment.views`: a random crop, and then what follows here, in this order."""
+    settings = dict(
+        count=1,  # so many views by the same settings, each with draws of its own
+        size_px=0,  # of the crop when resized; 0 is `config.data.size_px`
+        crop_area=(0.08, 1.0),
+        crop_aspect=(3 / 4, 4 / 3),
+        flip=0.5,  # how often, as are `jitter`, `grey`, `blur` and `solarise`
+        jitter=0.0,
+        brightness=0.0,  # the largest deviation of a factor from 1
+        contrast=0.0,
+        saturation=0.0,
+        hue=0.0,  # in turns
+        jitter_form="torchvision",  # or 'simclr', 'byol'; see vitjax/augment/colour.py
+        grey=0.0,
+        blur=0.0,
+        blur_sigma=(0.1, 2.0),  # in pixels
+        blur_px=0,  # the kernel's side; 0 is a tenth of the view's, made odd
+        blur_edge="zero",  # what lies around the view: 'zero', or 'repeat' its last pixel
+        solarise=0.0,
+        solarise_threshold=0.5,
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
+def mlp_head(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of a projector or predictor; see `vitjax.models.heads` and `vitjax.published_heads`."""
+    settings = dict(
+        widths=(2048, 256),  # of each layer's output
+        hidden_norm=True,  # batch norm, after all layers but the last
+        hidden_bias=False,
+        out_bias=False,
+        out_norm="none",  # or 'affine', 'no_centre', 'no_affine'
+        activation="relu",  # or 'gelu'
+        kernel_init="fan_in_uniform",  # or 'fan_in_normal', 'normal'
+        init_std=0.01,  # of 'normal'
+    )
+    return ml_collections.ConfigDict(settings | changes)
+
+
+def dino_head(**changes: Any) -> ml_collections.ConfigDict:
+    """The settings of DINO's head: an MLP without norms, then prototypes."""
+    settings = dict(hidden_norm=False, hidden_bias=True, out_bias=True, activation="gelu", kernel_init="normal")
+    settings |= dict(init_std=0.02, prototypes=65_536, norm_last_layer=True)
+    return mlp_head(**settings | changes)
 
 
 def knn_eval(**changes: Any) -> ml_collections.ConfigDict:
@@ -158,43 +230,64 @@ def _eval(name: str, **changes: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | changes)
 
 
-def form(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
-    """The config in the form that was asked for: '' as it is, 'tiny' offline and in seconds.
+def form(
+    config: ml_collections.ConfigDict, arg: str, **forms: Callable[[ml_collections.ConfigDict], None]
+) -> ml_collections.ConfigDict:
+    """The config in the form that was asked for: '' as it is, 'tiny' offline and in seconds, or one of its own.
 
     Tiny keeps the method, the optimiser and the augmentation, and shrinks data, network and length.
+
+    Args:
+      forms: name -> what changes the config into that form, such as cpu=for_two_cores.
 
     Raises:
       UserError: there is no such form.
     """
     if arg == "":
         return config
+    if arg in forms:
+        forms[arg](config)
+        return config
     if arg != "tiny":
-        raise UserError(f"the config has no form {arg!r}; leave it out, or use ':tiny'")
+        known = ", ".join(f"':{name}'" for name in ("tiny", *forms))
+        raise UserError(f"the config has no form {arg!r}; leave it out, or use {known}")
     config.total_steps, config.batch_size = 2, 16
     config.optim.warmup_steps = 1
+    if config.optim.held:
+        config.optim.held_steps = 1
     d = config.data
+    for entry in config.augment.views.values():
+        # In proportion, in whole patches: 224 and 96 become 32 and 16.
+        entry.size_px = -(-entry.size_px * 32 // d.size_px // 8) * 8
     d.source, d.path, d.builtin, d.size_px = "auto", "", "scenes", 32
     d.mix = ml_collections.ConfigDict()
     d.train_examples, d.eval_examples, d.workers = 64, 32, 0
     small = dict(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8)
     small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
-    small |= dict(ch=4, standing_passes=2, standing_batch=8)
-    if config.model.name == "resnet":
-        small["depth"] = 18  # the shallowest there is
+    shallowest = dict(resnet=10, vgg=11)
+    if config.model.name in shallowest:
+        small |= dict(depth=shallowest[config.model.name], width=8)
     if config.model.name == "dcgan":
         small["width"] = 4
-    if config.model.name == "biggan":
-        # Where there is none, the network is of another kind.
-        small |= {key: min(config.model[key], most) for key, most in dict(shared_width=8, attention_px=16).items()}
     for section in (config.model, config.objective):
         section.update({key: value for key, value in small.items() if key in section})
-    if "discriminator_steps" in config.objective:
-        config.objective.discriminator_steps = min(config.objective.discriminator_steps, 2)
+        _shrink(section)
     for settings in config.evals.values():
         settings.update(
             {k: v for k, v in dict(train_split="train", eval_split="test").items() if k in settings}
         )
     return config
+
+
+def _shrink(section: ml_collections.ConfigDict) -> None:
+    """Makes heads, prototypes and queues small, at any depth of the section."""
+    for key, value in section.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            _shrink(value)
+        elif isinstance(value, tuple) and key in _AT_MOST:
+            section[key] = tuple(min(width, _AT_MOST[key]) for width in value)
+        elif isinstance(value, int) and key in _AT_MOST:
+            section[key] = min(value, _AT_MOST[key])
 
 
 class Tracked(Mapping):
@@ -225,6 +318,9 @@ class Tracked(Mapping):
             return Tracked(value, path, self._read)
         self._read.add(path)
         return value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._config
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._config)

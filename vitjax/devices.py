@@ -52,6 +52,14 @@ def accelerator(root: Path = Path("/")) -> str | None:
     return None
 
 
+def run_once() -> dict[str, int] | None:
+    """Compiler options of a program that runs once, such as the initial weights, which is compiled for longer than run.
+
+    For CPUs LLVM takes seconds for each shape of random numbers at its usual level, and a tenth of that at its first.
+    """
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+
+
 def cache_folder() -> Path:
     """$VITJAX_CACHE, else vitjax in the user's cache folder."""
     home = os.environ.get("VITJAX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vitjax"

@@ -201,7 +201,8 @@ def _functions(
     if variant == "random_init":
         # Another seed than the run's: a network that is independent of the trained one.
         seed = built.config.seed + 1
-        variables = jax.jit(lambda: built.objective.export(experiment.fresh(built, seed)))()
+        fresh = lambda: built.objective.export(experiment.fresh(built, seed))  # noqa: E731
+        variables = jax.jit(fresh, compiler_options=devices.run_once())()
         if built.objective.prepare is not None:
             variables = built.objective.prepare(variables, key)
     # Once, and not with every batch.

@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from vitjax import checkpoint, names, trees
+from vitjax import checkpoint, devices, names, trees
 from vitjax.config import Tracked
 from vitjax.data import pipeline
 from vitjax.errors import UserError
@@ -31,7 +31,7 @@ WEIGHTS = "model.safetensors"
 KEY_PREPARE = 3  # of what is measured before sampling
 # What may differ between the parts of one run.
 MAY_CHANGE = (
-    "total_steps", "total_epochs", "log/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
+    "total_steps", "total_epochs", "log/", "alarms/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
     "data/path", "data/workers", "data/cache_dir", "data/max_bad_fraction", "nonfinite", "max_rewinds", "grace_s",
     "watchdog_s", "preempted_exit_code",
 )  # fmt: skip
@@ -292,7 +292,10 @@ def fresh_state(experiment: Experiment, abstract: Any, weights: Mapping[str, Any
     """
     seed = experiment.config.seed
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    return jax.jit(lambda given: fresh(experiment, seed, given), out_shardings=shardings)(weights)
+    begin = jax.jit(
+        lambda given: fresh(experiment, seed, given), out_shardings=shardings, compiler_options=devices.run_once()
+    )
+    return begin(weights)
 
 
 def abstract_state(experiment: Experiment) -> Any:

@@ -25,7 +25,10 @@ from vitjax.workdir import is_remote
 TOLERANCE = 1e-6
 BATCHES = (1, 3, 17)
 # What these models fix in code and so have in no config; a user of the weights needs it all the same.
-FIXED = {"resnet": {"pool": "gap", "activation": "relu", "norm_eps": 1e-5}}
+FIXED = {
+    "resnet": {"pool": "gap", "activation": "relu", "norm_eps": 1e-5},
+    "vgg": {"activation": "relu", "norm_eps": 1e-5},
+}
 
 
 def export(workdir: str | Path, out: str | Path, format: str = "vitjax") -> Path:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vitjax import sharding
@@ -23,7 +22,7 @@ from vitjax.errors import UserError
 Tree = Any
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""]]
-# (params, extra, batch, key, step) -> (gradients, extra, metrics)
+# (params, extra, batch, key, step) -> (gradients, extra, metrics, features or None)
 Gradient = Callable[..., tuple[Tree, Tree, Metrics]]
 
 PICTURES = ("image", "size")  # what a loss of embeddings is not shown
@@ -37,7 +36,8 @@ class Output(NamedTuple):
       metrics: scalars to log, each a mean over the same terms as the loss.
       weight: how many terms the loss averaged (masked tokens, valid pictures), so that micro-batches
         combine to the mean over all terms; 0 where there was none.
-      features: detached [B, D], to watch for collapse.
+      features: [B, D] of the pictures in the order of the batch, of one view where there are several; detached, and
+        watched: by the health panel and the online probe.
       chance: the loss in nats at which nothing is learned.
     """
 
@@ -60,26 +60,26 @@ def accumulated(loss: Callable, views: Callable | None, accum: int) -> Gradient:
         key_views, key_loss = jax.random.split(key)
         batch = batch if views is None else views(batch, key_views)
         (value, out), grads = jax.value_and_grad(loss, has_aux=True)(params, extra, batch, key_loss, step)
-        return grads, out.extra, _metrics(value, out), jnp.float32(out.weight)
+        return (grads, out.extra, _metrics(value, out), _watched(out)), jnp.float32(out.weight)
 
     if accum == 1:
-        return lambda *args: one(*args)[:3]
+        return lambda *args: one(*args)[0]
 
     def many(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array):
         whole = parts(batch, accum, f"config.accum={accum}")
 
         def body(carry, i):
             sums, extra, weights = carry
-            grads, extra, metrics, weight = one(params, extra, part(whole, i), key, step)
+            (grads, extra, metrics, features), weight = one(params, extra, part(whole, i), key, step)
             sums = jax.tree.map(lambda total, x: total + weight * x, sums, (grads, metrics))
-            return ((sharding.constrain(sums[0], "params"), sums[1]), extra, weights + weight), None
+            return ((sharding.constrain(sums[0], "params"), sums[1]), extra, weights + weight), features
 
-        shapes = jax.eval_shape(lambda: one(params, extra, part(whole, 0), key, step))
+        shapes, _ = jax.eval_shape(lambda: one(params, extra, part(whole, 0), key, step))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
-        (sums, extra, weights), _ = jax.lax.scan(body, (zeros, extra, jnp.zeros(())), jnp.arange(accum))
+        (sums, extra, weights), features = jax.lax.scan(body, (zeros, extra, jnp.zeros(())), jnp.arange(accum))
         # Without a single term the mean is 0, as it is for a whole batch.
         grads, metrics = jax.tree.map(lambda x: x / jnp.where(weights > 0, weights, 1.0), sums)
-        return grads, extra, metrics
+        return grads, extra, metrics, jax.tree.map(joined, features)
 
     return many
 
@@ -116,7 +116,7 @@ def of_embeddings(embed: Callable, loss: Callable, views: Callable | None, chunk
                 return of_loss(params, *embed_chunk(params, extra, 0))
 
             (value, out), grads = jax.value_and_grad(at_once, has_aux=True)(params)
-            return grads, out.extra, _metrics(value, out)
+            return grads, out.extra, _metrics(value, out), _watched(out)
 
         def forward(carried: Tree, i: Int[Array, ""]) -> tuple[Tree, Tree]:
             embedded, carried = embed_chunk(params, carried, i)
@@ -133,7 +133,7 @@ def of_embeddings(embed: Callable, loss: Callable, views: Callable | None, chunk
             return sharding.constrain(sums, "params"), None
 
         grads, _ = jax.lax.scan(backward, grads, jnp.arange(chunks))
-        return grads, out.extra, _metrics(value, out)
+        return grads, out.extra, _metrics(value, out), _watched(out)
 
     return gradient
 
@@ -166,15 +166,13 @@ def joined(x: Float[Array, "count b ..."]) -> Float[Array, "B ..."]:
 def _metrics(value: Float[Array, ""], out: Output) -> Metrics:
     """What every loss logs, beside its own."""
     metrics = {"loss": value, **out.metrics}
-    if out.features is not None:
-        metrics["feature_std"] = _feature_std(out.features)
     if out.chance is not None:
         metrics["chance"] = jnp.float32(out.chance)
     return metrics
 
 
-def _feature_std(features: Float[Array, "B D"]) -> Float[Array, ""]:
-    """Spread of unit-length features: about 1 when they fill the sphere, 0 when all pictures look alike."""
-    x = jax.lax.stop_gradient(features).astype(jnp.float32)
-    x = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-12)
-    return jnp.mean(jnp.std(x, axis=0)) * np.sqrt(x.shape[-1])
+def _watched(out: Output) -> Float[Array, "B D"] | None:
+    """The features, behind a barrier: whoever looks at them cannot change how the compiler rounds the network."""
+    if out.features is None:
+        return None
+    return jax.lax.optimization_barrier(jax.lax.stop_gradient(out.features))

@@ -4,6 +4,7 @@ Each function makes a hook for `loop.train`. A hook decides itself when it is du
 they are given is the order in which they run.
 """
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vitjax import evaluate, experiment, multihost, picture, sharding
+from vitjax import alarms, evaluate, experiment, health, multihost, picture, sharding
 from vitjax.checkpoint import Checkpointer
 from vitjax.data import pipeline
 from vitjax.data.bad_records import BadRecords
@@ -37,10 +38,12 @@ UNREAD = 1000
 def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
     """Writes the step's scalars as 'train/...' and shows them, together with speed and time to go.
 
-    'train/skipped' counts the refused updates since the line before, so that none goes unseen.
+    'train/skipped' counts the refused updates since the line before, so that none goes unseen. What a step computes
+    now and then is shown as it was last.
     """
     unread: list[jax.Array] = []
     skipped = 0.0
+    occasional: dict[str, jax.Array] = {}
 
     def read(number: int) -> float:
         """The sum of the `number` oldest, which are not needed any more."""
@@ -51,16 +54,41 @@ def log(writer: MetricsWriter, progress: Progress, every_steps: int) -> Hook:
     def hook(event: Event) -> None:
         nonlocal skipped
         progress.step(event.step, event.waited_s)
+        now_and_then = {name: x for name, x in event.metrics.items() if name.endswith(health.RANKME)}
+        if health.is_due(event.step):
+            occasional.update(now_and_then)
         unread.append(event.metrics["skipped"])
         if len(unread) > UNREAD:
             # These steps are done: nobody waits for the device.
             skipped += read(UNREAD - IN_FLIGHT)
         if not due(event.step, every_steps, event.last, first=True):
             return
-        metrics = {name: float(value) for name, value in jax.device_get(event.metrics).items()}
+        shown = {name: x for name, x in event.metrics.items() if name not in now_and_then} | occasional
+        metrics = {name: float(value) for name, value in jax.device_get(shown).items()}
         metrics["skipped"], skipped = skipped + read(len(unread)), 0.0
         metrics |= progress.report(event.step, metrics)
         writer.write(event.step, {f"train/{name}": value for name, value in metrics.items()})
+
+    return hook
+
+
+def watch(watcher: alarms.Watch, progress: Progress) -> Hook:
+    """Raises alarms, from the scalars of every alarms.EVERY_STEPS-th step, once the device has done it."""
+    unseen: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+
+    def hook(event: Event) -> None:
+        watcher.waited(event.waited_s)
+        if due(event.step, alarms.EVERY_STEPS, event.last, first=True):
+            scalars = {name: x for name, x in event.metrics.items() if alarms.watched(name)}
+            for x in scalars.values():
+                x.copy_to_host_async()
+            unseen.append((event.step, scalars))
+        while unseen and (event.last or event.step - unseen[0][0] >= IN_FLIGHT):
+            step, scalars = unseen.popleft()
+            values = {name: float(x) for name, x in scalars.items()}
+            for text in watcher.look(step, values | {alarms.REFUSED: progress.refused}):
+                progress.say(text)
+            progress.alarms = tuple(sorted({alarm for alarm, _ in watcher.on}))
 
     return hook
 

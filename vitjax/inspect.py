@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from vitjax import cli, retention, stored
+from vitjax import alarms, cli, retention, stored
 from vitjax.errors import RunError, UserError
 from vitjax.stored import Damaged, Incomplete, Meta
 
@@ -175,9 +175,14 @@ def _progress(workdir: epath.Path) -> list[tuple[str, str]]:
         if isinstance(value, int | float) and _HEADLINE.fullmatch(name)
     ]
     facts = [("progress", ", ".join([f"step {row['step']:,}", *shown]) if row else "nothing is logged")]
-    return facts + [
-        (name, f"{_lines(workdir / file):,}") for name, file in COUNTED.items() if (workdir / file).exists()
-    ]
+    facts += [(name, f"{_lines(workdir / file):,}") for name, file in COUNTED.items() if (workdir / file).exists()]
+    return facts + [("alarm", _alarm(row)) for row in alarms.read(workdir)]
+
+
+def _alarm(row: Mapping[str, Any]) -> str:
+    """'collapse from step 40 to 120: health/feature_std is 0.01, below 0.05'."""
+    until = f"to {row['over_at']:,}" if row["over_at"] is not None else "on"
+    return f"{row['alarm']} from step {row['step']:,} {until}: {row['metric']} {row['said']}"
 
 
 def _left_out(shown: Step | None) -> list[tuple[str, str]]:

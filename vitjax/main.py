@@ -27,6 +27,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from vitjax import (
+    alarms,
     checkpoint,
     cli,
     devices,
@@ -74,6 +75,7 @@ class Plan(NamedTuple):
     weights: Mapping[str, Any]
     changed: Mapping[str, str]
     policy: nonfinite.Policy
+    limits: Mapping[str, float]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -212,6 +214,7 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
         weights={} if checkpointer.latest_step() else experiment.given_weights(built),
         changed=experiment.changes(built, changed) if checkpointer.latest_step() else {},
         policy=nonfinite.policy(config),
+        limits=alarms.limits(config),
     )
     config.refuse_unread(given)
     return plan
@@ -267,7 +270,7 @@ def _go(
                 first_step=first,
                 total_steps=total,
                 mesh=plan.mesh,
-                hooks=[*_hooks(plan, writer, progress, left_out, enter), evaluate],
+                hooks=[*_hooks(plan, writer, progress, first, left_out, enter), evaluate],
                 stop=multihost.Agreement(stop, plan.mesh, lag=loop.IN_FLIGHT),
                 enter=enter,
             )
@@ -279,10 +282,11 @@ def _go(
 
 
 def _hooks(
-    plan: Plan, writer: MetricsWriter, progress: Progress, left_out: Sequence[int], enter: Enter
+    plan: Plan, writer: MetricsWriter, progress: Progress, first: int, left_out: Sequence[int], enter: Enter
 ) -> list[loop.Hook]:
     """What happens beside the steps, in this order: what is saved was found finite, and what is evaluated is saved."""
     built, log = plan.built, plan.log
+    watcher = alarms.Watch(built.path, plan.limits, first_step=first, writes=jax.process_index() == 0)
     periods = [plan.saving.every_steps, *(e.every_steps for e in plan.evaluations.values())]
 
     def saves(event: loop.Event) -> bool:
@@ -303,6 +307,7 @@ def _hooks(
             saves=saves,
             run=plan.home.path,
         ),
+        hooks.watch(watcher, progress),
         hooks.save(plan.checkpointer, writer, saves, enter, plan.home.push, left_out),
     ]
 

@@ -7,7 +7,7 @@ import jax
 from etils import epath
 
 import vitjax
-from vitjax import evaluate, experiment, writers
+from vitjax import evaluate, experiment, jsonl, writers
 
 FILE = "README.md"
 _NAMES = 20
@@ -83,7 +83,7 @@ def numbers(path: epath.PathLike) -> dict[str, float]:
 
     Numbers of earlier steps, and those of other pictures or other settings, are not these weights' results.
     """
-    own = [row for row in writers.read_rows(path / writers.EVALUATIONS) if not row["given"]]
+    own = [row for row in jsonl.read(path / writers.EVALUATIONS) if not row["given"]]
     last: dict[str, float] = {}
     for row in writers.read_metrics(path)[-1:] + own:
         wanted = {k: v for k, v in row.items() if k == "train/loss" or k.startswith("eval/")}

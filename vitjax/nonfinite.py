@@ -14,7 +14,6 @@ Each refusal is a line of nonfinite.jsonl, and `python -m vitjax.replay` runs th
 """
 
 import collections
-import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +23,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vitjax import multihost
+from vitjax import jsonl, multihost
 from vitjax.data.batches import batch_of
 from vitjax.errors import RunError, UserError
 from vitjax.loop import IN_FLIGHT, Event, Hook, step_key
 from vitjax.objective import Metrics
 from vitjax.progress import Progress
-from vitjax.writers import read_rows
 
 FILE = "nonfinite.jsonl"
 KINDS = ("skip", "stop", "rewind")
@@ -73,7 +71,7 @@ def policy(config: Any) -> Policy:
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
     """The refused updates that a run has written down."""
-    return read_rows(Path(workdir) / FILE)
+    return jsonl.read(Path(workdir) / FILE)
 
 
 def hook(
@@ -211,11 +209,7 @@ class _Refusals:
         if jax.process_index() or _identity(row) in self._known:
             return
         self._known.add(_identity(row))
-        file = self._workdir / FILE
-        with open(file, "a", encoding="utf-8") as out:
-            if out.tell() and not file.read_bytes().endswith(b"\n"):
-                out.write("\n")  # a run that was killed left half a line
-            out.write(json.dumps(row, allow_nan=False) + "\n")
+        jsonl.append(self._workdir / FILE, row)
 
 
 def _whole_index(batch: Mapping[str, np.ndarray]) -> list[int]:

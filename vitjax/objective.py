@@ -20,9 +20,11 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from vitjax import gradients, trees
+from vitjax import gradients, health, trees
 from vitjax.errors import UserError
 from vitjax.gradients import Batch, Metrics, Output, Tree
+from vitjax.probe import NAME as PROBE
+from vitjax.probe import Probe, without
 
 GRADIENT = "gradient/"  # what the names of gradients in a traced step begin with
 
@@ -34,7 +36,7 @@ class State(NamedTuple):
       step: global batches consumed, skipped updates included; the only field that the loop reads.
       params: what receives gradients.
       opt: optimiser slots.
-      extra: batch statistics, EMA teachers, queues, centres, frozen networks.
+      extra: batch statistics, EMA teachers, queues, centres, frozen networks, the online probe.
     """
 
     step: Int[Array, ""]
@@ -109,6 +111,7 @@ def from_loss(
     accum: int = 1,
     embed_chunks: int = 1,
     couples_examples: bool = False,
+    probe: Probe | None = None,
 ) -> Objective:
     """The objective that minimises one loss.
 
@@ -128,6 +131,7 @@ def from_loss(
       embed_chunks: pieces that are embedded one after the other; the loss still sees the whole batch.
       couples_examples: the loss compares pictures of a batch with each other, or normalises over them
         (batch norm), so that the mean over micro-batches is another loss. One with `embed` always does.
+      probe: the online probe, from `vitjax.probe.make`; it learns from the features that the loss gives.
 
     Raises:
       UserError: accum > 1 with a loss that couples examples, or embed_chunks > 1 with one that has no `embed`.
@@ -140,18 +144,42 @@ def from_loss(
 
     def begin(key: Array, batch: Batch, given: Mapping[str, Array] | None = None) -> State:
         params, extra = _begin(init, start, key, batch, given)
-        return State(jnp.zeros((), jnp.int32), params, tx.init(params), extra)
+        zero = jnp.zeros((), jnp.int32)
+        if probe is not None:
+            features = jax.eval_shape(gradient, params, extra, batch, key, zero)[3]
+            extra[PROBE] = probe.init(_shape(features))
+        return State(zero, params, tx.init(params), extra)
 
     def update(state: State, batch: Batch, key: Array) -> tuple[State, Metrics]:
-        grads, extra, metrics = gradient(state.params, state.extra, batch, key, state.step)
+        grads, extra, metrics, features = gradient(state.params, without(state.extra), batch, key, state.step)
         params, opt, metrics = _descend(tx, grads, state.params, state.opt, metrics, state.step)
         if rate is not None:
             metrics["learning_rate"] = rate(state.step)
         if after is not None:
             params, extra = after(params, extra, state.step)
-        return _accept(metrics, State(state.step, params, opt, extra), state)
+        seen = {}
+        if probe is not None:
+            learned, seen = probe.update(state.extra[PROBE], features, batch)
+            extra = {**extra, PROBE: learned}
+        # What only looks on has no say in whether the update is accepted.
+        state, metrics = _accept(metrics, State(state.step, params, opt, extra), state)
+        return state, {**metrics, **seen, **_health(features, state.step - 1)}
 
-    return Objective(begin, update, export, predict)
+    def exported(state: State) -> Tree:
+        return export(state._replace(extra=without(state.extra)))
+
+    return Objective(begin, update, exported, predict)
+
+
+def _shape(features: Any) -> tuple[int, ...]:
+    """The shape of what a probe looks at."""
+    if features is None:
+        raise UserError("config.probe.field: this objective gives no features to look at; use config.probe.field=''")
+    return features.shape
+
+
+def _health(features: Float[Array, "B D"] | None, step: Int[Array, ""]) -> Metrics:
+    return {} if features is None else health.of_features(features, step)
 
 
 def _refuse_pieces(accum: int, embed_chunks: int, couples_examples: bool, embeds: bool) -> None:
@@ -212,9 +240,10 @@ def from_players(
         for i in range(player.steps):
             others = {name: tree for name, tree in state.params.items() if name != player.name}
             mine = state.params[player.name]
-            grads, extra, metrics = gradient(
+            grads, extra, metrics, features = gradient(
                 mine, (others, state.extra), batches[i], jax.random.fold_in(key, i), state.step
             )
+            metrics |= _health(features, state.step)
             mine, opt, metrics = _descend(
                 player.tx, grads, mine, state.opt[player.name], metrics, state.step, f"{player.name}/"
             )
@@ -258,6 +287,22 @@ def _begin(init: Callable, start: Callable | None, key: Array, batch: Batch, giv
     variables = overlay(init(key, batch), given or {})
     extra = {name: tree for name, tree in variables.items() if name != "params"}
     return variables["params"], extra | (start(variables) if start is not None else {})
+
+
+def ema(old: Tree, new: Tree, momentum: Float[Array, ""] | float) -> Tree:
+    """The moving average momentum * old + (1 - momentum) * new, leaf by leaf, in the dtypes of `old`.
+
+    It is computed in float32. A momentum of 1 leaves `old` to the bit, as do equal trees. Whole numbers, such as
+    counts, are not averaged but taken from `new`.
+    """
+
+    def average(a: Array, b: Array) -> Array:
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return b.astype(a.dtype)
+        a32, b32 = a.astype(jnp.float32), b.astype(jnp.float32)
+        return (a32 + (1 - momentum) * (b32 - a32)).astype(a.dtype)
+
+    return jax.tree.map(average, old, new)
 
 
 def overlay(variables: Tree, given: Mapping[str, Array]) -> Tree:

@@ -26,7 +26,8 @@ BAR = 20
 class Progress:
     """Tells how far a run is, how fast, what slows it, and when it will be done; prints on process 0 only.
 
-    `bad_records` and `refused` (updates) are shown once they are above zero; whoever counts them sets them.
+    `bad_records`, `refused` (updates) and the names of `alarms` are shown while there are any; whoever knows of
+    them sets them.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Progress:
         """
         self.bad_records = 0
         self.refused = 0
+        self.alarms: tuple[str, ...] = ()
         self._total = total_steps
         self._first = self._step = first_step
         self._batch_size = batch_size
@@ -165,6 +167,8 @@ class Progress:
             parts.append(f"{self.bad_records:,} bad records")
         if self.refused:
             parts.append(f"{self.refused:,} updates refused")
+        if self.alarms:
+            parts.append(f"ALARM {', '.join(self.alarms)}")
         left = self.eta_s()
         if left is not None:
             untimed = self._evaluates and self._paused_until == self._first

@@ -66,7 +66,10 @@ def views_sheet(config: Any, split: str, step: int, count: int) -> drawing.Pictu
     legend = Legend(source.class_names)
     seen = _views(config, batch, step)
     lines = [
-        [_row_tile(config.data, source, batch, k, legend), *(Tile(drawing.cell(view[k])) for view in seen)]
+        [
+            _row_tile(config.data, source, batch, k, legend),
+            *(Tile(drawing.cell(view[k]), drawing.wrapped(name)) for name, view in seen),
+        ]
         for k in range(len(rows))
     ]
     # Rows of one view leave room for others beside them.
@@ -179,8 +182,8 @@ def _captions(texts: Sequence[str]) -> tuple:
     return lines + (drawing.wrapped(f"and {len(texts) - 1} more") if len(texts) > 1 else ())
 
 
-def _views(config: Any, batch: Batch, step: int) -> list[np.ndarray]:
-    """What augmentation makes of the batch, uint8 [B, S, S, 3] for each view."""
+def _views(config: Any, batch: Batch, step: int) -> list[tuple[str, np.ndarray]]:
+    """What augmentation makes of the batch: of each view its name and uint8 [B, S, S, 3]."""
     import jax
 
     from vitjax import augment, loop
@@ -188,8 +191,9 @@ def _views(config: Any, batch: Batch, step: int) -> list[np.ndarray]:
     # The step splits its key between the views and the loss.
     key, _ = jax.random.split(loop.step_key(config.seed, step - 1))
     on_device = {name: batch[name] for name in ("image", "size", "row")}
-    image = jax.jit(augment.train_view(config))(on_device, key)["image"]
-    return [np.asarray(augment.to_uint8(image, config.data.mean, config.data.std))]
+    views = jax.jit(augment.multi_view(config))(on_device, key)["views"]
+    shown = [np.asarray(augment.to_uint8(view, config.data.mean, config.data.std)) for view in views]
+    return list(zip(augment.view_names(config), shown))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -25,7 +25,7 @@ def facts(
     last start.
     """
     run, config, first = built.run, built.config, int(state.step)
-    return {
+    said = {
         "objective": experiment.title(config),
         "devices": _devices(mesh, run.dtype),
         "parameters": _parameters(state),
@@ -35,10 +35,15 @@ def facts(
         "decoding": _decoding(config.data.workers),
         "batch": f"{run.batch_size:,} pictures in {config.accum} part(s), {_per_epoch(run)}",
         "learning rate": _rates(config, run),
+        "weight decay": _decay(config, run),
+        **_still(config, run),
         "horizon": _horizon(run),
         "start": f"from the checkpoint of step {first:,}" if first else _fresh(config.init),
         "workdir": str(built.path),
-    } | ({"changed": "\n".join(f"{key}: {what}" for key, what in changed.items())} if changed else {})
+    }
+    if changed:
+        said["changed"] = "\n".join(f"{key}: {what}" for key, what in changed.items())
+    return said
 
 
 def _fresh(init: Any) -> str:
@@ -89,7 +94,22 @@ def _rates(config: Any, run: Any) -> str:
     rates = optim.describe(config, run)
     warmup = rates["warmup_steps"]
     short = ", which the run does not reach" if warmup > run.total_steps else ""
-    return f"base {rates['base_lr']:g}, peak {rates['peak_lr']:g} after {warmup:,} steps{short}"
+    start = f" from {rates['start_lr']:g}" if rates["start_lr"] else ""
+    return f"base {rates['base_lr']:g}, peak {rates['peak_lr']:g} after {warmup:,} steps{start}{short}"
+
+
+def _decay(config: Any, run: Any) -> str:
+    rates = optim.describe(config, run)
+    start, end = rates["weight_decay"], rates["end_weight_decay"]
+    return f"{start:g}" if start == end else f"{start:g} to {end:g}, by a cosine"
+
+
+def _still(config: Any, run: Any) -> dict[str, str]:
+    """What does not move, or not at first; nothing where all moves all the time."""
+    frozen, held = (", ".join(settings) for settings in (config.optim.frozen, config.optim.held))
+    steps = optim.describe(config, run)["held_steps"]
+    texts = [f"{frozen} never moves"] * bool(frozen) + [f"{held} held for {steps:,} steps"] * bool(held)
+    return {"still": "; ".join(texts)} if texts else {}
 
 
 def _horizon(run: Any) -> str:

@@ -17,6 +17,7 @@ from absl import logging
 from etils import epath
 from jaxtyping import UInt8
 
+from vitjax import jsonl
 from vitjax.picture import save_png
 
 METRICS = "metrics.jsonl"
@@ -122,7 +123,7 @@ class MetricsWriter:
         """Goes on with the line of the step that the run resumes from, so that it can still be added to."""
         self._file.seek(0)
         lines = self._file.readlines()
-        row = _parsed(lines[-1].decode()) if lines else None
+        row = jsonl.parsed(lines[-1].decode()) if lines else None
         if row and row["step"] == self._step:
             del row["step"]
             self._row, self._line = row, self._file.tell() - len(lines[-1])
@@ -132,16 +133,7 @@ class MetricsWriter:
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; what a killed process left half written is passed over."""
-    return [row for row in read_rows(epath.Path(workdir) / METRICS) if isinstance(row.get("step"), int)]
-
-
-def read_rows(file: epath.PathLike) -> list[dict[str, Any]]:
-    """The JSON objects in a file, one a line; none if there is no file, and a torn line is none."""
-    file = epath.Path(file)
-    if not file.is_file():
-        return []
-    rows = (_parsed(line) for line in file.read_bytes().decode(errors="replace").splitlines())
-    return [row for row in rows if row is not None]
+    return [row for row in jsonl.read(epath.Path(workdir) / METRICS) if isinstance(row.get("step"), int)]
 
 
 def discard_after(workdir: str | Path, step: int) -> int:
@@ -163,14 +155,6 @@ def discard_after(workdir: str | Path, step: int) -> int:
     new.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     os.replace(new, file)
     return len(discarded)
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def _number(value: Any) -> int | float:

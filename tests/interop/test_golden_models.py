@@ -13,12 +13,13 @@ from golden import hash_weights, wave
 from vitjax import trees
 from vitjax.errors import UserError
 from vitjax.interop import mae as mae_weights
-from vitjax.interop import table, timm_vit, torchvision_resnet
+from vitjax.interop import table, timm_vit, torchvision_resnet, torchvision_vgg
 from vitjax.losses.reconstruction import masked_reconstruction, normalise_patches
 from vitjax.models.classifier import Classifier
 from vitjax.models.mae import MAE
 from vitjax.models.patches import patchify
 from vitjax.models.resnet import ResNet
+from vitjax.models.vgg import VGG
 from vitjax.models.vit import ViT
 
 
@@ -104,6 +105,29 @@ def test_torchvision_resnet_has_the_same_logits(bottleneck, logits):
 def test_torchvision_resnet_round_trip_keeps_every_bit(bottleneck):
     weights = hash_weights(foreign_shapes.torchvision_resnet(bottleneck))
     rows = torchvision_resnet.stages((1, 1, 1, 1), bottleneck)
+    assert_same_bits(table.write(table.read(weights, rows), rows), weights)
+
+
+def vgg():
+    stages = ((8,), (16, 16), (8,))
+    return VGG(stages, head_widths=(10,)), torchvision_vgg.layers(
+        stages, True, ("classifier.0", "classifier.2")
+    )
+
+
+def test_torchvision_vgg_has_the_same_logits():
+    backbone, rows = vgg()
+    out = outputs(
+        Classifier(backbone, 5),
+        table.read(hash_weights(foreign_shapes.vgg_bn()), rows),
+        wave(1, (1, 56, 56, 3)),
+    )
+    wanted = [0.04299299, 0.90387808, -0.3301296, -0.76982737, -0.52434271]
+    np.testing.assert_allclose(out["logits"][0], wanted, atol=1e-5)
+
+
+def test_torchvision_vgg_round_trip_keeps_every_bit():
+    weights, (_, rows) = hash_weights(foreign_shapes.vgg_bn()), vgg()
     assert_same_bits(table.write(table.read(weights, rows), rows), weights)
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import reference_libraries
 from golden import wave
+from ml_collections import ConfigDict
 
-from vitjax import trees
+from vitjax import models, trees
 from vitjax.interop import mae as mae_weights
-from vitjax.interop import table, timm_vit, torchvision_resnet
+from vitjax.interop import table, timm_vit, torchvision_resnet, torchvision_vgg
 from vitjax.models.classifier import Classifier
 from vitjax.models.mae import MAE
 from vitjax.models.positions import sincos2d
@@ -93,6 +94,27 @@ def test_timm_resnet(block, bottleneck):
     logits = ours(Classifier(ResNet((2, 1, 1, 2), bottleneck), 7), flat, images)["logits"]
     np.testing.assert_allclose(logits, theirs(torch, model, images), atol=1e-4)
     load_back(torch, model, table.write(flat, rows))
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+@pytest.mark.parametrize("norm", [False, True])
+def test_torchvision_vgg_has_our_names_and_shapes(depth, norm):
+    torch = reference_libraries.torch()
+    import torchvision
+
+    with torch.device("meta"):  # half a gigabyte otherwise
+        model = getattr(torchvision.models, f"vgg{depth}_bn" if norm else f"vgg{depth}")(init_weights=False)
+    config = ConfigDict(
+        dict(name="vgg", depth=depth, width=64, norm=norm, head_widths=(4096, 4096), dropout=0.5)
+    )
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(Classifier(models.build(config), 1000).init, jax.random.key(0), images)
+    flat = {path: np.broadcast_to(np.float32(0), x.shape) for path, x in trees.flatten(variables).items()}
+    found = {
+        name: tuple(x.shape) for row in torchvision_vgg.rows(config)
+        for name, x in zip(row.theirs, row.write(tuple(flat[path] for path in row.ours)))
+    }  # fmt: skip
+    assert found == {name: tuple(x.shape) for name, x in model.state_dict().items()}
 
 
 def test_hugging_face_mae():

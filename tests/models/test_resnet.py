@@ -9,12 +9,11 @@ from ml_collections import ConfigDict
 from vitjax import models, trees
 from vitjax.errors import UserError
 from vitjax.models import resnet
-from vitjax.models.classifier import Classifier
 
 
 def config(**changes):
     c = ConfigDict(
-        dict(name="resnet", depth=18, width_multiplier=1, stem="imagenet", zero_init_residual=True)
+        dict(name="resnet", depth=18, width=64, stem="imagenet", zero_init_residual=True)
     )
     c.update(changes)
     return c
@@ -29,30 +28,12 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-# Counts of torchvision's models.
-@pytest.mark.parametrize(
-    "depth, wanted",
-    [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)],
-)
-def test_parameter_count_is_the_published_one(depth, wanted):
-    assert count(shapes(Classifier(models.build(config(depth=depth)), 1000))["params"]) == wanted
-
-
-@pytest.mark.parametrize("depth, wanted", [(18, 11_173_962), (50, 23_520_842)])
-def test_parameter_count_with_the_cifar_stem_is_the_published_one(depth, wanted):
-    assert count(shapes(Classifier(models.build(config(depth=depth, stem="cifar")), 10))["params"]) == wanted
-
-
 def test_running_statistics_are_two_numbers_a_channel():
     assert count(shapes(models.build(config(depth=50)))["batch_stats"]) == 53_120
 
 
-def test_the_width_multiplier_widens_every_convolution():
-    assert count(shapes(models.build(config(depth=50, width_multiplier=2)))["params"]) == 93_907_072
-
-
-@pytest.mark.parametrize("stem, places", [("imagenet", 1), ("cifar", 4)])
-def test_the_cifar_stem_keeps_the_resolution(stem, places):
+@pytest.mark.parametrize("stem, places", [("imagenet", 1), ("cifar", 4), ("cifar_half", 2)])
+def test_the_cifar_stem_keeps_the_resolution_or_halves_it(stem, places):
     module = models.build(config(stem=stem))
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     out = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], images)
@@ -84,9 +65,9 @@ def test_training_moves_the_running_statistics_and_evaluation_does_not():
 @pytest.mark.parametrize(
     "changes, match",
     [
-        (dict(depth=20), "config.model.depth=20 is not known; choose from 18, 34, 50, 101, 152"),
-        (dict(stem="small"), "config.model.stem='small' is not known; choose from imagenet, cifar"),
-        (dict(width_multiplier=0), "config.model.width_multiplier=0 must be 1 or more"),
+        (dict(depth=20), "config.model.depth=20 is not known; choose from 10, 18, 34, 50, 101, 152"),
+        (dict(stem="small"), "config.model.stem='small' is not known; choose from imagenet, cifar, cifar_half"),
+        (dict(width=0), "config.model.width=0 must be 1 or more"),
     ],
 )
 def test_a_wrong_setting_is_named(changes, match):

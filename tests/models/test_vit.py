@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from vitjax import models, trees
 from vitjax.errors import UserError
 from vitjax.models import vit
-from vitjax.models.classifier import Classifier
+from vitjax.models.positions import sincos2d
 
 
 def config(**changes):
@@ -43,32 +43,6 @@ def count(module, size_px):
 
 def pictures(batch=2, size_px=16):
     return jax.random.normal(jax.random.key(7), (batch, size_px, size_px, 3))
-
-
-# Counts of timm's models.
-@pytest.mark.parametrize(
-    "variant, patch_px, size_px, classes, wanted",
-    [
-        ("Ti", 16, 224, 1000, 5_717_416),
-        ("S", 16, 224, 1000, 22_050_664),
-        ("B", 16, 224, 1000, 86_567_656),
-        ("B", 32, 224, 1000, 88_224_232),
-        ("L", 16, 224, 1000, 304_326_632),
-        ("H", 14, 224, 1000, 632_045_800),
-        ("B", 16, 224, 0, 85_798_656),
-        ("Ti", 4, 32, 10, 5_362_762),
-        ("S", 4, 32, 10, 21_342_346),
-    ],
-)
-def test_parameter_count_is_the_published_one(variant, patch_px, size_px, classes, wanted):
-    backbone = models.build(config(patch_px=patch_px, scan=True, **vit.VARIANTS[variant]))
-    assert count(Classifier(backbone, classes) if classes else backbone, size_px) == wanted
-
-
-@pytest.mark.parametrize("pool, classes, wanted", [("gap", 1000, 86_566_120), ("map", 0, 92_884_224)])
-def test_parameter_count_without_class_token_is_the_published_one(pool, classes, wanted):
-    backbone = models.build(config(patch_px=16, class_token=False, pool=pool, scan=True, **vit.VARIANTS["B"]))
-    assert count(Classifier(backbone, classes) if classes else backbone, 224) == wanted
 
 
 def test_fixed_positions_are_no_parameters():
@@ -154,6 +128,43 @@ def test_drop_path_does_nothing_outside_training():
     variables = jax.jit(module.init)(jax.random.key(0), pictures())
     plain = jax.jit(models.build(config()).apply)(variables, pictures())["features"]
     np.testing.assert_array_equal(jax.jit(module.apply)(variables, pictures())["features"], plain)
+
+
+def test_pictures_may_have_another_size_than_it_was_built_for():
+    module = models.build(config(depth=1))
+    variables = jax.jit(module.init)(jax.random.key(0), pictures())
+    out = jax.jit(module.apply)(variables, pictures(size_px=8))
+    assert out["tokens"].shape == (2, 4, 16) and np.isfinite(out["features"]).all()
+
+
+def embed(posemb, images, params=None):
+    """Tokens with positions, and the parameters; fresh ones if there are none."""
+    module = vit.Embed(width=16, patch_px=4, posemb=posemb, dtype=jnp.float32)
+    params = params or module.init(jax.random.key(0), pictures(), None)["params"]
+    return module.apply({"params": params}, images, None), params
+
+
+def test_learned_positions_of_another_grid_are_the_resampled_ones_and_train_the_stored_ones():
+    large = pictures(size_px=24)
+    tokens, params = embed("learned", large)
+    moved, _ = embed("learned", large, dict(params, position=params["position"] + 1))
+    # The weights of a cubic kernel sum to one: a shift of all positions is a shift of all tokens.
+    np.testing.assert_allclose(moved - tokens, np.ones((2, 36, 16)), atol=1e-5)
+    gradient = jax.grad(lambda p: embed("learned", large, p)[0].sum())(params)["position"]
+    assert gradient.shape == (1, 16, 16) and np.asarray(gradient).all()
+
+
+def test_learned_positions_are_built_on_square_pictures_only():
+    with pytest.raises(UserError, match="not on 2 x 4 patches; use 'sincos2d'"):
+        jax.eval_shape(models.build(config()).init, jax.random.key(0), jnp.zeros((1, 8, 16, 3)))
+
+
+def test_fixed_positions_are_made_for_the_grid_at_hand_in_the_form_that_was_chosen():
+    tokens, params = embed("sincos2d", pictures(size_px=12))
+    other, _ = embed("sincos2d_row_first", pictures(size_px=12), params)
+    patches = tokens - sincos2d(3, 3, 16)
+    np.testing.assert_allclose(other - patches, np.tile(sincos2d(3, 3, 16, row_first=True), (2, 1, 1)), atol=1e-5)
+    assert not np.allclose(other, tokens)
 
 
 def test_attention_is_that_of_jax():

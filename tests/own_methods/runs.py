@@ -23,7 +23,7 @@ class Cut(BaseException):
 def run(workdir, *more, stop_after=None, cut_after=None, cut=None):
     """`main.train` until the end, a polite stop, or a cut; every step's records are noted as it is done."""
     workdir = Path(workdir)
-    flags = [f"--config={CONFIG}", *more]
+    flags = [f"--config={CONFIG}", "--config.probe.field=label/shape", *more]
     done = []
 
     def note(event):

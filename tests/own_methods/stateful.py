@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vitjax import augment, sharding
+from vitjax import augment, probe, sharding
 from vitjax.objective import Output, from_loss
 
 KEY_DROPOUT = 100
@@ -85,5 +85,5 @@ def make(config, run, tx=None):
         init=init, start=start, views=views, loss=loss, after=after,
         tx=optax.adamw(c.learning_rate) if tx is None else tx, accum=config.accum,
         export=lambda s: {"params": s.params, "batch_stats": s.extra["batch_stats"]},
-        predict={"features": features},
+        predict={"features": features}, probe=probe.make(config, run),
     )  # fmt: skip

@@ -6,21 +6,22 @@ import bench_run
 import jax.numpy as jnp
 import pytest
 
-from vitjax import checksums, objective
+from vitjax import checksums, health, objective
 from vitjax.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mae_vitb.py"
 
 
 def test_a_run_is_measured(capsys):
-    before = objective._accept, checksums.of_tree
+    before = objective._accept, checksums.of_tree, objective._health, health.is_due
     small = ["--parameters=1e5", "--saves=2", "--steps=2", "--blocks=1", "--config.total_steps=20"]
     mesh = ["--config.mesh.data=-1", "--config.mesh.fsdp=1"]
     assert bench_run.main([f"--config={CONFIG}:tiny", *small, *mesh]) == 0
     printed = capsys.readouterr().out
     parts = ("99,900 parameters", "of a minute's training", "without them", "on the disk", "guard ", "supervisor ")
+    parts += ("without the health panel", "without alarms", "every 100 steps")
     assert all(part in printed for part in parts), printed
-    assert (objective._accept, checksums.of_tree) == before
+    assert (objective._accept, checksums.of_tree, objective._health, health.is_due) == before
 
 
 def test_the_side_without_checksums_makes_none_and_the_other_does(tmp_path, monkeypatch):

@@ -89,6 +89,16 @@ def norm(ours: str, theirs: str) -> list[Row]:
     return [same(f"{ours}/scale", f"{theirs}.weight"), bias(ours, theirs)]
 
 
+def batch_norm(ours: str, theirs: str) -> list[Row]:
+    """A batch norm with its statistics; `ours` is the path below 'params' and 'batch_stats'."""
+    return [
+        *norm(f"params/{ours}", theirs),
+        same(f"batch_stats/{ours}/mean", f"{theirs}.running_mean"),
+        same(f"batch_stats/{ours}/var", f"{theirs}.running_var"),
+        dropped(f"{theirs}.num_batches_tracked", np.zeros((), np.int64)),
+    ]
+
+
 def conv(ours: str, theirs: str) -> Row:
     """A convolution's kernel: torch keeps [out, in, h, w], we [h, w, in, out]."""
     return one(

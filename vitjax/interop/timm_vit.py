@@ -67,10 +67,10 @@ def patch(ours: str, theirs: str, patch_px: int) -> Row:
 def position(
     posemb: str, class_token: bool, grid: tuple[int, int], width: int, ours: str, theirs: str
 ) -> Row:
-    """Learned positions, the class token's kept apart by us, or MAE's fixed ones, which we do not store."""
-    if posemb == "sincos2d":
+    """Learned positions, the class token's kept apart by us, or fixed ones, which we do not store."""
+    if posemb in positions.FIXED:
         fixed = np.concatenate(
-            [np.zeros((int(class_token), width), np.float32), positions.sincos2d(*grid, width)]
+            [np.zeros((int(class_token), width), np.float32), positions.fixed(posemb, *grid, width)]
         )
         return table.constant(theirs, fixed[None], "choose config.model.posemb='learned' for these weights")
     if class_token:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from vitjax.interop import table
 from vitjax.interop.table import Row
 from vitjax.models import resnet
@@ -13,7 +11,7 @@ def rows(model: Any, head: bool = True) -> list[Row]:
     """The table of torchvision's ResNet.
 
     Args:
-      model: `config.model` of a ResNet; its depth and width_multiplier count.
+      model: `config.model` of a ResNet; its depth counts.
       head: whether there is a classifier, ours at 'params/head'.
     """
     return stages(resnet.DEPTHS[model.depth], model.depth >= 50, head)
@@ -44,8 +42,5 @@ def _conv_norm(our_conv: str, their_conv: str, our_norm: str, their_norm: str) -
     """A convolution and the batch norm after it."""
     return [
         table.conv(f"params/backbone/{our_conv}", their_conv),
-        *table.norm(f"params/backbone/{our_norm}", their_norm),
-        table.same(f"batch_stats/backbone/{our_norm}/mean", f"{their_norm}.running_mean"),
-        table.same(f"batch_stats/backbone/{our_norm}/var", f"{their_norm}.running_var"),
-        table.dropped(f"{their_norm}.num_batches_tracked", np.zeros((), np.int64)),
+        *table.batch_norm(f"backbone/{our_norm}", their_norm),
     ]

@@ -35,11 +35,12 @@ def make(model_config: Any, objective_config: Any, dtype: Any = jnp.float32) -> 
 
 
 class MAE(nn.Module):
-    """{'pred': float32 [B, N, P*P*3], 'mask': [B, N]} of normalised pictures and uniform noise [B, N].
+    """{'pred': float32 [B, N, P*P*3], 'mask': [B, N], 'features': [B, D]} of normalised pictures and uniform noise.
 
     The patches with the least noise are kept. `mask` is 1 where a patch was removed and has to be predicted.
-    `pred` covers all patches, in the order and with the pixel order of `patchify`. The fixed positions of
-    encoder and decoder are constants; a 'learned' form exists for weights whose positions were changed.
+    `pred` covers all patches, in the order and with the pixel order of `patchify`; `features` is the mean
+    of the encoder's tokens of the visible ones. The fixed positions of encoder and decoder are constants; a 'learned'
+    form exists for weights whose positions were changed.
     """
 
     backbone: vit.ViT
@@ -59,7 +60,7 @@ class MAE(nn.Module):
         keep, restore, mask = random_masking(noise, kept(h * w, self.mask_ratio))
         latent = self.backbone.encode(self.backbone.embed(images, keep), train)
         pred = self._decoder(patch_px**2 * images.shape[3])(latent, restore, keep.shape[1], (h, w))
-        return {"pred": pred, "mask": mask}
+        return {"pred": pred, "mask": mask, "features": jnp.mean(latent[:, -keep.shape[1] :], axis=1)}
 
     def _decoder(self, patch_dim: int) -> "Decoder":
         b = self.backbone

@@ -1,7 +1,4 @@
-"""Residual networks of 18 to 152 layers, v1.5: the stride is on the 3x3 convolution (He et al. 2016).
-
-Padding is torch's, the same on both sides. 'SAME' pads stride 2 on one side only and gives other numbers.
-"""
+"""Residual networks of 10 to 152 layers, v1.5: the stride is on the 3x3 convolution (He et al. 2016)."""
 
 from typing import Any
 
@@ -11,30 +8,39 @@ from jaxtyping import Array, Float
 
 from vitjax import sharding
 from vitjax.errors import UserError
+from vitjax.models.layers import batch_norm, conv
 
-DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-STEMS = ("imagenet", "cifar")
-
-_KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# 10 is none of the paper's: one block a stage, for what has to be small.
+DEPTHS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+STEMS = ("imagenet", "cifar", "cifar_half")
 
 
 def make(config: Any, dtype: Any = jnp.float32) -> "ResNet":
     """The backbone that `config.model` describes.
 
     Raises:
-      UserError: a depth or a stem that is not among the choices, or a width multiplier below one.
+      UserError: a depth or a stem that is not among the choices, or a width below one.
     """
     if config.depth not in DEPTHS:
         known = ", ".join(str(d) for d in DEPTHS)
         raise UserError(f"config.model.depth={config.depth} is not known; choose from {known}")
     if config.stem not in STEMS:
         raise UserError(f"config.model.stem={config.stem!r} is not known; choose from {', '.join(STEMS)}")
-    if config.width_multiplier < 1:
-        raise UserError(f"config.model.width_multiplier={config.width_multiplier} must be 1 or more")
+    if config.width < 1:
+        raise UserError(
+            f"config.model.width={config.width} must be 1 or more; 64 is the published network, 128 its x2"
+        )
     return ResNet(
         blocks=DEPTHS[config.depth],
         bottleneck=config.depth >= 50,
-        width=64 * config.width_multiplier,
+        width=config.width,
         stem=config.stem,
         zero_init_residual=config.zero_init_residual,
         dtype=dtype,
@@ -44,8 +50,9 @@ def make(config: Any, dtype: Any = jnp.float32) -> "ResNet":
 class ResNet(nn.Module):
     """{'features': float32 [B, D], 'tokens': [B, h, w, D]} of normalised pictures [B, H, W, 3].
 
-    Features are the mean over places. With `train`, the collection 'batch_stats' must be mutable. Running
-    variances are the biased ones, where torch keeps unbiased ones.
+    Features are the mean over places. `width` is the channels of the stem: 64 in the published networks, 128
+    and 256 in those that SimCLR and BYOL call x2 and x4. With `train`, the collection 'batch_stats' must be
+    mutable.
     """
 
     COUPLES_EXAMPLES = True
@@ -73,10 +80,14 @@ class ResNet(nn.Module):
         return {"features": x.mean(axis=(1, 2), dtype=jnp.float32), "tokens": x}
 
     def _stem(self, x: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:
-        """7x7 with stride 2 and a maximum, or for pictures of 32 px a plain 3x3."""
-        if self.stem == "cifar":
-            return nn.relu(_norm(_conv(x, self.width, 3, 1, "stem_conv"), train, "stem_norm"))
-        x = nn.relu(_norm(_conv(x, self.width, 7, 2, "stem_conv"), train, "stem_norm"))
+        """7x7 with stride 2 and a maximum, or for pictures of 32 px a plain 3x3.
+
+        'cifar_half' is that 3x3 with stride 2: a quarter of the cost of every stage, for CPUs.
+        """
+        kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1), "cifar_half": (3, 2)}[self.stem]
+        x = nn.relu(batch_norm(conv(x, self.width, kernel, stride, "stem_conv"), train, "stem_norm"))
+        if self.stem != "imagenet":
+            return x
         # nn.max_pool pads with -inf.
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
@@ -104,38 +115,9 @@ class ResBlock(nn.Module):
         y = x
         for i, (channels, kernel, stride) in enumerate(convs, start=1):
             last = i == len(convs)
-            y = _conv(y, channels, kernel, stride, f"conv{i}")
-            y = _norm(y, train, f"norm{i}", zero=last and self.zero_init_residual)
+            y = conv(y, channels, kernel, stride, f"conv{i}")
+            y = batch_norm(y, train, f"norm{i}", zero=last and self.zero_init_residual)
             y = y if last else nn.relu(y)
         if x.shape[-1] != out or self.stride != 1:
-            x = _norm(_conv(x, out, 1, self.stride, "shortcut_conv"), train, "shortcut_norm")
+            x = batch_norm(conv(x, out, 1, self.stride, "shortcut_conv"), train, "shortcut_norm")
         return nn.relu(x + y)
-
-
-def _conv(x: Array, channels: int, kernel: int, stride: int, name: str) -> Array:
-    pad = (kernel // 2, kernel // 2)
-    conv = nn.Conv(
-        channels,
-        (kernel, kernel),
-        strides=(stride, stride),
-        padding=(pad, pad),
-        use_bias=False,
-        dtype=x.dtype,
-        kernel_init=_KAIMING,
-        name=name,
-    )
-    return conv(x)
-
-
-def _norm(x: Array, train: bool, name: str, zero: bool = False) -> Array:
-    """Batch norm; `zero` starts its scale at 0, so that a residual block starts as its shortcut."""
-    scale_init = nn.initializers.zeros if zero else nn.initializers.ones
-    norm = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=x.dtype,
-        scale_init=scale_init,
-        name=name,
-    )
-    return norm(x)

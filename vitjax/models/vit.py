@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 POOLS = ("cls", "gap", "gap_norm", "gap_std", "map")
 MIN_VARIANCE = 1e-6  # of a feature over the tokens: the root of a zero has no gradient
-POSEMBS = ("learned", "sincos2d")
+POSEMBS = ("learned", *positions.FIXED)
 ATTENTIONS = ("xla", "cudnn")
 
 XAVIER = nn.initializers.xavier_uniform()
@@ -51,8 +51,10 @@ def make(config: Any, dtype: Any = jnp.float32) -> "ViT":
     _choose("attention", config.attention, ATTENTIONS)
     if config.width % config.heads:
         raise UserError(f"config.model.heads={config.heads} must divide config.model.width={config.width}")
-    if config.posemb == "sincos2d" and config.width % 4:
-        raise UserError(f"config.model.width={config.width} must be a multiple of 4 for posemb='sincos2d'")
+    if config.posemb in positions.FIXED and config.width % 4:
+        raise UserError(
+            f"config.model.width={config.width} must be a multiple of 4 for posemb={config.posemb!r}"
+        )
     if config.pool == "cls" and not config.class_token:
         raise UserError("config.model.pool='cls' needs config.model.class_token=True; or set pool='gap'")
     if config.attention == "cudnn" and jnp.dtype(dtype).itemsize != 2:
@@ -74,6 +76,9 @@ class ViT(nn.Module):
     ('gap'), the norm of the mean ('gap_norm', timm's fc_norm and MAE's fine-tuning, in which the tokens have
     no norm of their own), their mean and standard deviation ('gap_std', 2 D numbers: statistics pooling, Snyder
     et al., 2018, X-vectors, section 2.1), or attention by a learned probe ('map').
+
+    Pictures may have another size than those it was built for: fixed positions are made for any grid, learned ones
+    are resampled, those of the class token kept.
     """
 
     width: int
@@ -162,13 +167,23 @@ class Embed(nn.Module):
         h, w = patches.grid(images.shape[1], images.shape[2], self.patch_px)
         x = patches.patchify(images, self.patch_px).astype(self.dtype)
         if self.posemb == "learned":
-            position = self.param("position", NORMAL, (1, h * w, self.width))
+            position = positions.resampled(self._learned(h, w), h, w)
         else:
-            position = jnp.asarray(positions.sincos2d(h, w, self.width))[None]
+            position = jnp.asarray(positions.fixed(self.posemb, h, w, self.width))[None]
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)
             position = position[0][keep]
         return linear(x, self.width, self.dtype, "patch") + position.astype(self.dtype)
+
+    def _learned(self, h: int, w: int) -> Float[Array, "1 N D"]:
+        """The positions that there are, of whatever grid; new ones are of the grid at hand, which is square."""
+        if self.has_variable("params", "position"):
+            return self.get_variable("params", "position")
+        if h != w:
+            raise UserError(
+                f"config.model.posemb='learned' is built on square pictures, not on {h} x {w} patches; use 'sincos2d'"
+            )
+        return self.param("position", NORMAL, (1, h * w, self.width))
 
 
 class Stack(nn.Module):

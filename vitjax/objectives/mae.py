@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from vitjax import augment, models, optim
+from vitjax import augment, models, optim, probe
 from vitjax.losses import reconstruction
 from vitjax.models import mae as mae_model
 from vitjax.models import patches
@@ -47,7 +47,7 @@ def make(config: Any, run: Run) -> Objective:
         if norm_pix:
             target = reconstruction.normalise_patches(target)
         value = reconstruction.masked_reconstruction(out["pred"], target, out["mask"])
-        return value, Output(extra, weight=jnp.sum(out["mask"]))
+        return value, Output(extra, weight=jnp.sum(out["mask"]), features=out["features"])
 
     def export(state: State) -> dict:
         return {"params": state.params}
@@ -82,4 +82,5 @@ def make(config: Any, run: Run) -> Objective:
         export=export,
         predict={"features": features, "reconstruction": pictures},
         accum=config.accum,
+        probe=probe.make(config, run),
     )

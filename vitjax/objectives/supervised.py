@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax import augment, models, optim
+from vitjax import augment, models, optim, probe
 from vitjax.errors import UserError
 from vitjax.losses.classification import softmax_cross_entropy
 from vitjax.models.classifier import Classifier
@@ -71,4 +71,5 @@ def make(config: Any, run: Run) -> Objective:
         predict={"features": features, "logits": logits},
         accum=config.accum,
         couples_examples=models.couples_examples(backbone),
+        probe=probe.make(config, run),
     )

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vitjax import augment
+from vitjax.augment import crop
 from vitjax.errors import UserError
 
 PIL_METHOD = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -20,7 +21,7 @@ random_resized_crop = jax.jit(
 )
 center_crop = jax.jit(augment.center_crop, static_argnames=("size_px", "crop_fraction", "method"))
 resize_weights = jax.jit(augment.resize_weights, static_argnames=("size_px", "canvas", "method"))
-crop_box = jax.jit(augment._crop_box, static_argnames=("area", "aspect"))
+crop_box = jax.jit(crop._crop_box, static_argnames=("area", "aspect"))
 
 
 def config_of(size_px=16, crop="device", fraction=0.875, **augment_settings):
@@ -208,7 +209,7 @@ def test_flip_in_the_weights_equals_flip_of_the_picture():
 
 def test_flip_has_its_probability():
     keys = keys_of(2000)
-    assert abs(float(jnp.mean(augment._coin(keys, 0.3))) - 0.3) < 0.04
+    assert abs(float(jnp.mean(crop.mirrored(keys, 0.3))) - 0.3) < 0.04
     images = jnp.arange(2 * 2 * 3 * 3.0).reshape(2, 2, 3, 3)
     np.testing.assert_array_equal(augment.random_flip(keys[:2], images, 1.0), images[:, :, ::-1])
     np.testing.assert_array_equal(augment.random_flip(keys[:2], images, 0.0), images)
