@@ -45,7 +45,13 @@ CONFIGS = {
     "stateful": lambda monkeypatch: config_of("stateful"),
     "dcgan": lambda monkeypatch: plain(config_of("scenes_dcgan", width=32)),
 }
-CASES = [("mae scanned", (DATA, FSDP, MIXED)), ("mae looped", (MIXED,)), ("resnet", (MIXED,)), ("stateful", (FSDP,)), ("dcgan", (MIXED,))]
+CASES = [
+    ("mae scanned", (DATA, FSDP, MIXED)),
+    ("mae looped", (MIXED,)),
+    ("resnet", (MIXED,)),
+    ("stateful", (FSDP,)),
+    ("dcgan", (MIXED,)),
+]
 
 
 @pytest.mark.parametrize("name, meshes", CASES)

@@ -15,6 +15,7 @@ from vitjax.errors import UserError
 
 # At most these in a tiny form, at any depth of a section; 0 and () are 'none' and stay so.
 _AT_MOST = dict(widths=32, head_widths=32, prototypes=16, queue=32)
+_AT_MOST |= dict(ch=4, shared_width=8, attention_px=16, discriminator_steps=2, standing_passes=2, standing_batch=8)
 # What networks have in a tiny form, where it is not a transformer's width and depth.
 _TINY_NETWORKS = dict(
     resnet=dict(depth=10, width=8),
@@ -336,10 +337,7 @@ def form(
     d.train_examples, d.eval_examples, d.workers = 64, 32, 0
     small = dict(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8)
     small |= dict(decoder_width=32, decoder_depth=1, decoder_heads=2)
-    small |= dict(ch=4, standing_passes=2, standing_batch=8) | _TINY_NETWORKS.get(config.model.name, {})
-    if config.model.name == "biggan":
-        # Where there is none, the network is of another kind.
-        small |= {key: min(config.model[key], most) for key, most in dict(shared_width=8, attention_px=16).items()}
+    small |= _TINY_NETWORKS.get(config.model.name, {})
     for section in [config[name] for name in ("model", "objective", "text") if name in config]:
         section.update({key: value for key, value in small.items() if key in section})
         _shrink(section)
@@ -348,8 +346,6 @@ def form(
         d.tokenizer, d.text_length, config.text.vocab_size = "bytes", 16, 0
         if config.text.pool != "last":
             config.text.update(pool="eos", eos_id=2)  # of the bytes
-    if "discriminator_steps" in config.objective:
-        config.objective.discriminator_steps = min(config.objective.discriminator_steps, 2)
     for settings in config.evals.values():
         tiny = dict(train_split="train", eval_split="test", samples=32, subsets=2)
         settings.update({k: v for k, v in tiny.items() if k in settings})

@@ -20,7 +20,9 @@ KEY = jax.random.key(0)
 def game(name):
     """(experiment, first state, compiled update) of a tiny config."""
     built = build(config_of(name))
-    return built, jax.jit(lambda: experiment.fresh(built, 0))(), jax.jit(built.objective.update)
+    # On a device of its own, as what is restored is: jit compiles once.
+    state = jax.device_put(jax.jit(lambda: experiment.fresh(built, 0))(), jax.devices()[0])
+    return built, state, jax.jit(built.objective.update)
 
 
 def shape_of(x):
