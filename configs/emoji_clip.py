@@ -40,7 +40,7 @@ def get_config(arg=""):
     c.text.update(dict(norm_eps=1e-6, activation="gelu", inits="clip", scan=False, remat=False, attention="xla"))
     c.towers = dict(embed_dim=128, image_projection="linear", text_projection="linear", scale=1 / 0.07, bias=None)
     c.objective.name = "clip"
-    c.objective.update(dict(max_scale=100.0, multi_positive=True))  # each concept is drawn twice
+    c.objective.update(dict(max_scale=100.0, multi_positive=True))  # captions repeat
 
     c.optim.base_lr, c.optim.base_batch = 1e-3, 256
     c.optim.warmup_steps = 200

@@ -33,7 +33,7 @@ def get_config(arg=""):
     c.text.update(dict(norm_eps=1e-6, activation="gelu", inits="clip", scan=False, remat=False, attention="xla"))
     c.towers = dict(embed_dim=64, image_projection="linear", text_projection="linear", scale=1 / 0.07, bias=None)
     c.objective.name = "clip"
-    c.objective.update(dict(max_scale=100.0, multi_positive=True))  # scenes are few words: captions repeat
+    c.objective.update(dict(max_scale=100.0, multi_positive=True))  # captions repeat
 
     c.optim.base_lr, c.optim.base_batch = 2e-3, 256
     c.optim.warmup_steps = 100

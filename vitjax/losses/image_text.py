@@ -1,8 +1,9 @@
 """Losses of pictures and their texts.
 
 `same` numbers the captions of a batch: equal numbers, equal captions. Sets whose captions are made of class names, or
-large batches of any, hold a caption more than once, and without `same` a picture is then pushed away from its own text
-wherever another picture has it too.
+large batches of any, hold a caption more than once, and without `same` a picture is then told by `siglip` that its own
+text does not match wherever another picture has it too. The softmax of `clip` gives equal texts equal shares anyway:
+there `same` matters only where the embeddings of equal texts differ.
 """
 
 import jax

@@ -17,7 +17,8 @@ def make(config: Any, run: Run) -> Objective:
     """The objective; `config.objective` holds max_scale and multi_positive.
 
     `max_scale` bounds the learned factor of the cosines after each step (100 as published). With `multi_positive` equal
-    captions of a batch are all right for the pictures of any of them.
+    captions of a batch are all right for the pictures of any of them, which differs from the plain loss only where the
+    text tower makes different embeddings of equal texts.
     """
     chunks = config.loss_chunks
 
