@@ -34,7 +34,7 @@ def test_the_readme_lists_every_config_once_and_no_other():
 def test_the_page_of_joint_embedding_lists_configs_that_there_are():
     named = quoted(sum((cells[2:] for cells in rows(ROOT / "docs" / "joint_embedding.md", "Which method")), []))
     assert set(named) <= CONFIGS and len(named) == len(set(named))
-    assert {name for name in CONFIGS if name.endswith("_r50")} <= set(named)
+    assert {name for name in CONFIGS if name.endswith("_r50")} - {"clip_r50"} <= set(named)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
