@@ -343,9 +343,10 @@ def form(
         _shrink(section)
     if "towers" in config:
         config.towers.embed_dim = small["width"]  # towers without a projection have no other
-        d.tokenizer, d.text_length, config.text.vocab_size = "bytes", 16, 0
+        d.tokenizer, d.text_length = "bytes", 16
+        config.text.vocab_size = 259  # of the bytes, whose end is 2
         if config.text.pool != "last":
-            config.text.update(pool="eos", eos_id=2)  # of the bytes
+            config.text.update(pool="eos", eos_id=2)
     for settings in config.evals.values():
         tiny = dict(train_split="train", eval_split="test", samples=32, subsets=2)
         settings.update({k: v for k, v in tiny.items() if k in settings})
