@@ -6,7 +6,7 @@
 import ast
 from pathlib import Path
 
-COMMANDS = ("main", "evaluate", "export", "inspect", "replay", "show", "check", "search")  # as one comes to them
+COMMANDS = ("main", "evaluate", "export", "inspect", "replay", "show", "check", "search", "sample")  # as one comes to them
 
 
 def listing() -> str:
