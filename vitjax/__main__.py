@@ -6,7 +6,8 @@
 import ast
 from pathlib import Path
 
-COMMANDS = ("main", "evaluate", "export", "inspect", "replay", "show", "check", "search", "sample")  # as one comes to them
+# As one comes to them.
+COMMANDS = ("main", "evaluate", "export", "inspect", "replay", "show", "check", "search", "sample")
 
 
 def listing() -> str:
