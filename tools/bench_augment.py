@@ -153,7 +153,7 @@ def resnet50() -> Any:
     """A ResNet-50 as in configs/supervised_resnet50.py."""
     config = base_config()
     config.model.update(
-        dict(name="resnet", depth=50, width_multiplier=1, stem="imagenet", zero_init_residual=True)
+        dict(name="resnet", depth=50, width=64, stem="imagenet", zero_init_residual=True)
     )
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return models.build(config.model, dtype)

@@ -28,7 +28,7 @@ def config_of(size_px=16, crop="device", fraction=0.875, **augment_settings):
     data = dict(size_px=size_px, resize="bicubic", crop=crop, eval_crop_fraction=fraction)
     data |= dict(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
     return ConfigDict(
-        dict(data=data, augment=dict(crop_area=AREA, crop_aspect=ASPECT, flip=0.5) | augment_settings)
+        dict(data=data, augment=dict(crop_area=AREA, crop_aspect=ASPECT, flip=0.5, views={}) | augment_settings)
     )
 
 

@@ -107,7 +107,7 @@ class Extract:
         Raises:
           UserError: as `extract`.
         """
-        batches = self._told(split, self.batches(split, limit, captions))
+        batches = self.told(split, self.batches(split, limit, captions))
         return extract(self.functions[output], batches, ("text", "text_valid"), self.mesh)
 
     def texts(self, tokens: Int[np.ndarray, "n L"]) -> Float[np.ndarray, "n E"]:
