@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.models.convolution import convolve
+
 KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # torchvision's, of convolutions
 
 
@@ -25,6 +27,7 @@ def conv(
         use_bias=bias,
         dtype=x.dtype,
         kernel_init=KAIMING,
+        conv_general_dilated=convolve,
         name=name,
     )
     return layer(x)
