@@ -7,7 +7,7 @@ import ast
 from pathlib import Path
 
 # As one comes to them.
-COMMANDS = ("main", "evaluate", "export", "inspect", "replay", "show", "check", "search", "sample")
+COMMANDS = ("main", "evaluate", "export", "convert", "inspect", "replay", "show", "check", "search", "sample")
 
 
 def listing() -> str:

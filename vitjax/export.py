@@ -6,10 +6,11 @@ By default for `vitjax.load(DIR)`; 'transformers' is for `transformers.AutoModel
 and SigLIP alone. Nothing is written before the written files were opened again and gave the features of the run.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,37 +46,58 @@ def export(workdir: str | Path, out: str | Path, format: str = "vitjax") -> Path
     """
     if format not in FORMATS:
         raise UserError(f"--format={format} is not known; choose from {', '.join(FORMATS)}")
+    out = new_directory(out)
+    built = experiment.read(workdir)
+    variables, step = experiment.variables_and_step(built)
+    with appearing(out) as partial:
+        FORMATS[format](built, variables, step, partial)
+    return out
+
+
+def new_directory(out: str | Path) -> Path:
+    """`out`, where nothing is yet.
+
+    Raises:
+      UserError: something is, or it is not on this machine.
+    """
     if is_remote(out):
         raise UserError(f"--out={out}: an export is written to a local directory; copy it there afterwards")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is there already; give a new directory, or remove it first")
-    built = experiment.read(workdir)
-    variables, step = experiment.variables_and_step(built)
+    return out
+
+
+@contextlib.contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A directory to write to, which becomes `out` in the end, or leaves nothing if anything fails."""
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     partial.mkdir()
     try:
-        FORMATS[format](built, variables, step, partial)
+        yield partial
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return out
 
 
-def write_vitjax(built: Experiment, variables: Any, step: int, folder: Path) -> None:
-    """Our own format: float32 under the names of single blocks, and all that `vitjax.load` needs."""
+def write_vitjax(built: Experiment, variables: Any, step: int, folder: Path, origin: str = "") -> None:
+    """Our own format: float32 under the names of single blocks, and all that `vitjax.load` needs.
+
+    Args:
+      origin: where weights come from that were not trained here.
+    """
     flat = trees.unstack({path: np.asarray(x) for path, x in trees.flatten(variables).items()})
     save_file(
         {path: _stored(x) for path, x in flat.items()},
         folder / experiment.WEIGHTS,
         metadata={"format": "vitjax", "version": vitjax.__version__, "step": str(step)},
     )
-    facts = _config(built, flat, step)
+    facts = _config(built, flat, step) | ({"origin": origin} if origin else {})
     (folder / experiment.WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors writes for its user alone
     (folder / experiment.FILE).write_text(json.dumps(facts, indent=1))
     experiment.keep_tokenizer(built, folder)
-    (folder / model_card.FILE).write_text(model_card.card(facts, model_card.numbers(built.path)))
+    (folder / model_card.FILE).write_text(model_card.card(facts, model_card.numbers(built.path) if built.path else {}))
     _compare(model.Model(built, variables), model.load(folder))
 
 

@@ -13,7 +13,7 @@ FILE = "README.md"
 _NAMES = 20
 
 _CARD = """\
-# {model}, pretrained with {objective}
+# {title}
 
 {parameters:,} parameters, pictures of {size_px} x {size_px} px. Written by vitjax {version} (jax {jax}).
 
@@ -32,7 +32,7 @@ architecture (`model`) and what to feed it (`preprocess`): RGB in 0..1, the shor
 
 ## Training
 
-{steps:,} of {total_steps:,} steps of {batch_size:,} pictures: {seen:,} seen, {epochs:,.1f} epochs{loss}.
+{training}
 The whole config is in `{config}`.
 
 ## Results
@@ -52,11 +52,11 @@ def card(facts: Mapping[str, Any], measured: Mapping[str, float]) -> str:
       facts: what the export's config.json holds.
       measured: from `numbers`.
     """
-    run, feed, step = facts["run"], facts["preprocess"], facts["step"]
-    loss = f", last training loss {measured['train/loss']:.4g}" if "train/loss" in measured else ""
+    feed, network = facts["preprocess"], facts["model"].get("name", "The network")
+    trained, objective = "origin" not in facts, facts["config"]["objective"]["name"]
     return _CARD.format(
-        model=facts["model"].get("name", "The network"),
-        objective=facts["config"]["objective"]["name"],
+        title=f"{network}, pretrained with {objective}" if trained else f"{network}, imported",
+        training=_training(facts, measured) if trained else f"Elsewhere: {facts['origin']}.",
         parameters=facts["model"]["parameters"],
         version=vitjax.__version__,
         jax=jax.__version__,
@@ -67,14 +67,19 @@ def card(facts: Mapping[str, Any], measured: Mapping[str, float]) -> str:
         resize=feed["resize"],
         mean=", ".join(f"{x:g}" for x in feed["mean"]),
         std=", ".join(f"{x:g}" for x in feed["std"]),
-        steps=step,
-        total_steps=run["total_steps"],
-        batch_size=run["batch_size"],
-        seen=step * run["batch_size"],
-        epochs=step / run["steps_per_epoch"],
-        loss=loss,
         results=_results(measured),
-        labels="\n".join(f"- `{k}`: {_listed(names)}" for k, names in run["class_names"].items()) or "None.",
+        labels="\n".join(f"- `{k}`: {_listed(v)}" for k, v in facts["run"]["class_names"].items()) or "None.",
+    )
+
+
+def _training(facts: Mapping[str, Any], measured: Mapping[str, float]) -> str:
+    """How far the run came."""
+    run, step = facts["run"], facts["step"]
+    seen, epochs = step * run["batch_size"], step / run["steps_per_epoch"]
+    loss = f", last training loss {measured['train/loss']:.4g}" if "train/loss" in measured else ""
+    return (
+        f"{step:,} of {run['total_steps']:,} steps of {run['batch_size']:,} pictures: {seen:,} seen, "
+        f"{epochs:,.1f} epochs{loss}."
     )
 
 
