@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from own_methods import towers_run
 
 import vitjax
 from vitjax import evaluate, experiment, export
-from vitjax.config import Tracked, zero_shot_eval
+from vitjax.config import EVALS, Tracked, knn_eval
 from vitjax.errors import UserError
 from vitjax.evals import prompts
 from vitjax.objective import Tokens
@@ -117,16 +118,26 @@ def test_a_run_goes_on_with_its_vocabulary_anywhere_and_with_no_other(tmp_path):
 
 def test_a_run_with_captions_names_the_classes_of_pictures_without_them(tmp_path, capsys):
     config = towers_run.config_of(towers_run.pictures(tmp_path / "pictures", COLOURS))
-    config.evals.zero_shot = zero_shot_eval(every_steps=-1)
     run = towers_run.run_of(tmp_path / "run", config)
     labelled = {f"test/{name}/{k}": (*colour, []) for name, colour, k in (
         ("R", (9, 0, 0), 0), ("G", (0, 9, 0), 0), ("B", (0, 0, 9), 0), ("B", (8, 1, 1), 1),
     )}  # fmt: skip
     towers_run.pictures(tmp_path / "labelled", labelled)
     flags = [f"--config.data.path={tmp_path / 'labelled'}", "--config.data.fields=()"]
-    evaluate.main([f"--workdir={run}", *flags, "--config.evals.zero_shot.every_steps=0"])
+    evaluate.main([f"--workdir={run}", *flags, "--evals=zero_shot"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("zero_shot")]
     assert line.split() == ["zero_shot", "75.0%", "-", "-", "4"]
     (row,) = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
     (told,) = [name for name in row if name.startswith("eval/zero_shot/prompts/seven-")]
     assert row[told] == 3 * len(prompts.SEVEN)
+
+
+def test_evaluators_are_chosen_by_name():
+    own = ConfigDict(dict(mine=knn_eval(k=7), knn=knn_eval(k=9)))
+    assert evaluate.chosen(own, None) is own
+    assert list(evaluate.chosen(ConfigDict(), None)) == ["knn", "linear"]
+    both = evaluate.chosen(own, "knn,retrieval")
+    assert sorted(both) == ["knn", "retrieval"] and both.knn.k == 9
+    assert all(list(evaluate.chosen(own, name)) == [name] for name in EVALS)
+    with pytest.raises(UserError, match="--evals=zeroshot: 'zeroshot' is not known; did you mean 'zero_shot'"):
+        evaluate.chosen(own, "zeroshot")

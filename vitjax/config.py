@@ -249,11 +249,6 @@ def retrieval_eval(**changes: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(settings | changes)
 
 
-def default_evals() -> ml_collections.ConfigDict:
-    """The evaluators of a run whose config names none, for `python -m vitjax.evaluate`."""
-    return ml_collections.ConfigDict(dict(knn=knn_eval(), linear=linear_eval()))
-
-
 def fid_eval(**changes: Any) -> ml_collections.ConfigDict:
     """The settings of the evaluator `fid`; see `vitjax.evals.fid`."""
     return _generation_eval("fid", **changes)
@@ -272,6 +267,20 @@ def inception_score_eval(**changes: Any) -> ml_collections.ConfigDict:
 def precision_recall_eval(**changes: Any) -> ml_collections.ConfigDict:
     """The settings of the evaluator `precision_recall`; see `vitjax.evals.precision_recall`."""
     return _generation_eval("precision_recall", **dict(k=3) | changes)
+
+
+EVALS: dict[str, Callable[..., ml_collections.ConfigDict]] = {
+    "knn": knn_eval,
+    "linear": linear_eval,
+    "accuracy": accuracy_eval,
+    "zero_shot": zero_shot_eval,
+    "retrieval": retrieval_eval,
+    "fid": fid_eval,
+    "kid": kid_eval,
+    "inception_score": inception_score_eval,
+    "precision_recall": precision_recall_eval,
+}
+DEFAULT_EVALS = ("knn", "linear")  # of `python -m vitjax.evaluate` for a run whose config names none
 
 
 def _generation_eval(name: str, **changes: Any) -> ml_collections.ConfigDict:

@@ -2,10 +2,11 @@
 
     python -m vitjax.evaluate --workdir=DIR
     python -m vitjax.evaluate --workdir=DIR --config.data.path=PICTURES --config.evals.knn.k=10
+    python -m vitjax.evaluate --workdir=DIR --evals=zero_shot,retrieval
 
-The settings are those of the run; any of them can be given anew. A run whose config has no evaluators gets
-`knn` and `linear`, which need labelled pictures in a training and a test split; the pictures may be others
-than the run's.
+The settings are those of the run; any of them can be given anew. `--evals` chooses evaluators, which the run need not
+have had. A run whose config has none gets `knn` and `linear`, which need labelled pictures in a training and a test
+split; the pictures may be others than the run's.
 """
 
 import dataclasses
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
 from vitjax import cli, devices, experiment, feature_networks, multihost, names, sharding
-from vitjax.config import Tracked, base_config, default_evals
+from vitjax.config import DEFAULT_EVALS, EVALS, Tracked, base_config
 from vitjax.data import pipeline, sources, tokenize
 from vitjax.data.bad_records import BadRecords
 from vitjax.data.tokenize import Tokenizer
@@ -317,17 +319,36 @@ def table(metrics: Mapping[str, float]) -> str:
     return "\n".join(lines for lines in (_shares_table(metrics), generated.table(metrics)) if lines)
 
 
+def chosen(own: ml_collections.ConfigDict, wanted: str | None) -> ml_collections.ConfigDict:
+    """The evaluators that the command asks for, with the run's `own` settings where it has them.
+
+    Raises:
+      UserError: there is no such evaluator.
+    """
+    if wanted is None:
+        return own if own else ml_collections.ConfigDict({name: EVALS[name]() for name in DEFAULT_EVALS})
+    evals = ml_collections.ConfigDict()
+    for name in wanted.split(","):
+        if name not in own and name not in EVALS:
+            known = sorted({*own, *EVALS})
+            raise UserError(
+                f"--evals={wanted}: {name!r} is not known{names.nearest(name, known)}; choose from {', '.join(known)}"
+            )
+        evals[name] = own[name] if name in own else EVALS[name]()
+    return evals
+
+
 def main(argv: Sequence[str]) -> None:
     """Evaluates and prints; the numbers are also added to DIR/evaluations.jsonl."""
     options = cli.parser("vitjax.evaluate", __doc__)
     cli.add_workdir(options, "a run or an export")
     cli.add_allow_cpu(options)
+    options.add_argument("--evals", metavar="NAMES", help=f"some of {','.join(EVALS)} instead of the run's own")
     values, given = cli.parse(options, argv)
     config = experiment.read_config(values.workdir)
     # The run's mesh is that of another machine, perhaps.
     config.mesh = base_config().mesh
-    if not config.evals:
-        config.evals = default_evals()
+    config.evals = chosen(config.evals, values.evals)
     tracked = Tracked(cli.override(config, given))
     devices.check(values.allow_cpu)
     devices.use_compilation_cache()
