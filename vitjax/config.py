@@ -206,7 +206,7 @@ def dino_head(**changes: Any) -> ml_collections.ConfigDict:
 
 def knn_eval(**changes: Any) -> ml_collections.ConfigDict:
     """The settings of the evaluator `knn`; see `vitjax.evals.knn`."""
-    return _eval("knn", k=20, temperature=0.07, **changes)
+    return _eval("knn", **dict(k=20, temperature=0.07) | changes)
 
 
 def linear_eval(**changes: Any) -> ml_collections.ConfigDict:
