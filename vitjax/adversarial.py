@@ -266,10 +266,13 @@ def _report(metrics: dict[str, Array], extra: Tree) -> dict[str, Array]:
     """The round's health beside its metrics.
 
     'health/diversity' is the spread of made pictures over that of real ones: 1 is right, and near 0 all are the same.
-    'health/gradient_ratio' is the generator's gradient norm over the discriminator's.
+    'health/told_apart' is the share of pictures that the discriminator judges right, of real or of made ones, whichever
+    is smaller. 'health/gradient_ratio' is the generator's gradient norm over the discriminator's.
     """
     out = dict(metrics)
     out["health/diversity"] = out.pop(f"{DISCRIMINATOR}/diversity")
+    accuracies = [metrics[f"{DISCRIMINATOR}/accuracy_{kind}"] for kind in ("real", "fake")]
+    out["health/told_apart"] = jnp.minimum(*accuracies)
     norms = [metrics[f"{name}/grad_norm"] for name in (GENERATOR, DISCRIMINATOR)]
     out["health/gradient_ratio"] = norms[0] / jnp.maximum(norms[1], 1e-12)
     for name, tree in extra.get("spectral", {}).items():

@@ -114,6 +114,25 @@ def _crowded(history: History, name: str, limit: float, on: Finding | None) -> F
     return Finding(name, value, bound, f"is {value:.3g}, above {bound:.3g}; it was {lowest:.3g}")
 
 
+def _same_pictures(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
+    """A generator's pictures are alike: they were not before, or have never been anything else."""
+    values, peak = history.last(name, LOOKS), history.peaks[name]
+    value = statistics.median(values[-FEW:])
+    fell = peak > 2 * limit or len(values) == LOOKS
+    if len(values) < FEW or value >= limit or not fell:
+        return None
+    return Finding(name, value, limit, f"is {value:.3g}, below {limit:g}; it was {peak:.3g}")
+
+
+def _won(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
+    """One player has won: for as long as is remembered the discriminator told nearly all pictures apart."""
+    values = history.last(name, LOOKS)
+    value = statistics.mean(values)
+    if len(values) < LOOKS or value < limit:
+        return None
+    return Finding(name, value, limit, f"has been {value:.1%} for {LOOKS * EVERY_STEPS} steps, above {limit:.1%}")
+
+
 def _starved(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
     """The device waits for pictures."""
     value = history.looks[-1][name]
@@ -165,6 +184,20 @@ RULES: Mapping[str, Rule] = {
         _collapsed,
         "All pictures look alike to the network: see that targets receive no gradient and that predictor, centring or "
         "negatives are in place; else try a smaller config.optim.base_lr or a larger config.batch_size",
+    ),
+    "modes": Rule(
+        ("health/diversity",),
+        _same_pictures,
+        "The generator makes one picture over and over: try a smaller config.objective.discriminator_rate or "
+        "config.optim.base_lr, a larger config.batch_size, or config.objective.diff_augment; an older checkpoint may "
+        "be the best there is",
+    ),
+    "won": Rule(
+        ("health/told_apart",),
+        _won,
+        "The discriminator has won, and the generator learns little from it: try a smaller "
+        "config.objective.discriminator_rate, one discriminator step a round, config.objective.r1, or "
+        "config.objective.diff_augment where there are few pictures",
     ),
     "starved": Rule(
         (WAIT,),
