@@ -3,11 +3,13 @@
 Command:   python -m vitjax.main --config=configs/cifar10_byol.py --config.data.path=CIFAR10 \
                --workdir=runs/cifar10_byol
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
-Hardware:  one GPU; in the form --config=configs/cifar10_byol.py:cpu two CPU cores, 40 minutes
+Hardware:  one GPU; in the form --config=configs/cifar10_byol.py:cpu two CPU cores, 30 minutes
 Expected:  92.6% by its online linear classifier after 1000 epochs (solo-learn's table)
 Obtained:  not yet run to its end; kNN 54.3% after 2,000 steps (10 epochs) with --config.total_epochs=54
            --config.optim.warmup_epochs=6, on all 10,000 test pictures of a JPEG-compressed copy; one NVIDIA
            H200, jax 0.11.2
+           in the form :cpu kNN 46.0% and linear probe 48.9% after its 2,540 steps (random network 24.5% and 28.1%,
+           pixels 36.3% and 41.5%)
 """
 
 from vitjax import policies, published_heads
