@@ -9,7 +9,7 @@ Obtained:  not yet run
 
 from ml_collections import ConfigDict
 
-from vitjax.config import base_config, form, knn_eval, linear_eval
+from vitjax.config import base_config, fid_eval, form, knn_eval, linear_eval
 
 
 def get_config(arg=""):
@@ -44,4 +44,5 @@ def get_config(arg=""):
     c.log.pictures_every_steps = 1000
     c.evals.knn = knn_eval()
     c.evals.linear = linear_eval()
+    c.evals.fid = fid_eval()  # of pixels; inception:FILE as features is the papers'
     return form(c, arg)

@@ -10,7 +10,7 @@ Obtained:  not yet run
 
 from ml_collections import ConfigDict
 
-from vitjax.config import base_config, form
+from vitjax.config import base_config, fid_eval, form
 
 
 def get_config(arg=""):
@@ -43,4 +43,5 @@ def get_config(arg=""):
     c.init = ConfigDict(dict(generator="", discriminator=""))
     c.checkpoint.every_steps = 500
     c.log.pictures_every_steps = 500
+    c.evals.fid = fid_eval(samples=5000, eval_examples=5000)  # of pixels, see vitjax.feature_networks
     return form(c, arg)
