@@ -104,7 +104,9 @@ CASES = {
     "mae_scanned": ("mae_vitb", "--config.model.class_token=False", "--config.model.pool=gap"),
     "vit": ("supervised_vits", "--config.model.pool=gap_norm"),
     "vit_learned": ("supervised_vits", "--config.model.class_token=True", "--config.model.posemb=learned"),
-    "resnet18": ("supervised_resnet50", SGD, "--config.model.stem=cifar", "--config.data.size_px=16"),
+    "resnet18": (
+        "supervised_resnet50", SGD, "--config.model.depth=18", "--config.model.stem=cifar", "--config.data.size_px=16",
+    ),
     "resnet50": ("supervised_resnet50", SGD, "--config.model.depth=50"),
     "simclr": ("cifar10_simclr", "--config.optim.name=sgd", SGD, "--config.data.size_px=16"),
     "simclr_with_norms": (
@@ -156,7 +158,7 @@ def test_another_network_is_refused(tmp_path, torch):
     with sharding.use(b.mesh):
         begin = against_torch.start(b)
     changed = dict(begin.variables)
-    changed["params/backbone/stage2_1/conv2/kernel"] = -changed["params/backbone/stage2_1/conv2/kernel"]
+    changed["params/backbone/stage2_0/conv2/kernel"] = -changed["params/backbone/stage2_0/conv2/kernel"]
     with pytest.raises(RuntimeError, match="losses at step 0 differ"):
         against_torch.check_loss(begin, Reference(b.built, changed, Form(), "cpu"), against_torch.TOLERANCE)
 
