@@ -20,7 +20,7 @@ from vitjax.config import base_config, form, retrieval_eval, view
 def get_config(arg=""):
     c = base_config()
     c.batch_size = 256
-    c.total_steps = 3000
+    c.total_steps = 1500
 
     c.data.fields = ("text",)
     c.data.text_length = 20
@@ -43,7 +43,7 @@ def get_config(arg=""):
     c.objective.update(dict(max_scale=100.0, multi_positive=True))  # captions repeat
 
     c.optim.base_lr, c.optim.base_batch = 1e-3, 256
-    c.optim.warmup_steps = 200
+    c.optim.warmup_steps = 100
     c.optim.weight_decay = 0.2
     c.optim.b2 = 0.98
     c.optim.clip_norm = 1.0
