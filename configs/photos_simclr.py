@@ -15,13 +15,13 @@ from vitjax.config import base_config, form, knn_eval
 def get_config(arg=""):
     c = base_config()
     c.batch_size = 128
-    c.total_epochs = 60.0
+    c.total_epochs = 120.0
 
-    c.data.size_px = 96
+    c.data.size_px = 64
     c.data.eval_crop_fraction = 1.0
-    # Crops of a tenth and half the strength in colour: harder views need longer runs.
-    c.augment.views = policies.simclr(strength=0.5, blur=0.5)
-    c.augment.views.view.crop_area = (0.1, 1.0)
+    # Colours at full strength, which else are a short cut, but large crops and no blur: few pictures, a short run.
+    c.augment.views = policies.simclr(blur=0.0)
+    c.augment.views.view.crop_area = (0.2, 1.0)
 
     c.model.name = "resnet"
     c.model.update(dict(depth=18, width=16, stem="imagenet", zero_init_residual=True))
