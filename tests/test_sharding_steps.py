@@ -27,9 +27,9 @@ def mae(**model):
     return config
 
 
-def plain(config):
+def plain(config, rate=0.05):
     """With an optimiser whose update is proportional to the gradient: rounding stays rounding."""
-    config.optim.update(dict(name="sgd", base_lr=0.05, base_batch=0))
+    config.optim.update(dict(name="sgd", base_lr=rate, base_batch=0))
     return config
 
 
@@ -43,7 +43,7 @@ CONFIGS = {
     "mae looped": lambda monkeypatch: plain(mae(scan=False, depth=1)),
     "resnet": small_resnet,
     "stateful": lambda monkeypatch: config_of("stateful"),
-    "dcgan": lambda monkeypatch: plain(config_of("scenes_dcgan", width=32)),
+    "dcgan": lambda monkeypatch: plain(config_of("scenes_dcgan", width=32), rate=0.002),
 }
 CASES = [
     ("mae scanned", (DATA, FSDP, MIXED)),

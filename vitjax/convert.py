@@ -1,4 +1,4 @@
-"""Makes an export of weights that another library trained: of timm, torchvision, Hugging Face, OpenAI, open_clip.
+"""Makes an export of weights of timm, torchvision, Hugging Face, OpenAI or open_clip.
 
     python -m vitjax.convert --config=configs/clip_vitb32.py --weights=ViT-B-32.safetensors --out=my_clip \\
         --config.data.tokenizer=clip:bpe_simple_vocab_16e6.txt.gz
