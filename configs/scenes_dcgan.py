@@ -16,7 +16,7 @@ from vitjax.config import base_config, fid_eval, form
 def get_config(arg=""):
     c = base_config()
     c.batch_size = 64
-    c.total_steps = 6000
+    c.total_steps = 20_000
 
     c.data.builtin = "scenes"
     c.data.size_px = 32
@@ -41,7 +41,7 @@ def get_config(arg=""):
     c.optim.b1, c.optim.b2 = 0.5, 0.999
 
     c.init = ConfigDict(dict(generator="", discriminator=""))
-    c.checkpoint.every_steps = 500
-    c.log.pictures_every_steps = 500
+    c.checkpoint.every_steps = 1000
+    c.log.pictures_every_steps = 1000
     c.evals.fid = fid_eval(samples=5000, eval_examples=5000)  # of pixels, see vitjax.feature_networks
     return form(c, arg)

@@ -50,7 +50,7 @@ ILL = {
     "one picture nearly apart": dict(health__uniformity=CROWDED),
     "modes": dict(health__diversity=np.where(np.arange(len(STEPS)) < 30, 0.9, 0.05)),
     "pictures that were never different": dict(health__diversity=0.03 + 0.003 * NOISE),
-    "won": dict(health__told_apart=flat(0.998)),
+    "won": dict(health__gradient_ratio=60 * np.exp(NOISE)),
     "one prototype": dict(health__prototype_entropy=np.linspace(0.3, 0.01, len(STEPS))),
 }
 HEALTHY = {
@@ -68,7 +68,7 @@ HEALTHY = {
     "narrows to a third": dict(health__feature_std=np.linspace(0.3, 0.1, len(STEPS))),
     "has spread embeddings": dict(health__embedding_std=flat(0.8)),
     "begins with made pictures that are alike": dict(health__diversity=np.minimum(1, 0.02 * np.arange(len(STEPS)))),
-    "is a game that goes to and fro": dict(health__told_apart=0.9 + 0.1 * np.sign(NOISE)),
+    "is a game that goes to and fro": dict(health__gradient_ratio=6 * np.exp(NOISE)),
     "spikes once": dict(grad_norm=np.where(np.arange(len(STEPS)) == 30, 1e4, 1.0)),
     "has gradients that grow a little": dict(grad_norm=np.exp(np.arange(len(STEPS)) / 20)),
     "has a gradient of 0 once": dict(grad_norm=np.where(np.arange(len(STEPS)) == 30, 0.0, 1.0)),

@@ -125,12 +125,15 @@ def _same_pictures(history: History, name: str, limit: float, on: Finding | None
 
 
 def _won(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
-    """One player has won: for as long as is remembered the discriminator told nearly all pictures apart."""
+    """One player has won: the discriminator's gradient is small beside the generator's, for as long as is remembered.
+
+    That it tells nearly all pictures apart is no sign: it does in games from which the generator learns well.
+    """
     values = history.last(name, LOOKS)
-    value = statistics.mean(values)
-    if len(values) < LOOKS or value < limit:
+    value = statistics.median(values)
+    if len(values) < LOOKS or value <= limit:
         return None
-    return Finding(name, value, limit, f"has been {value:.1%} for {LOOKS * EVERY_STEPS} steps, above {limit:.1%}")
+    return Finding(name, value, limit, f"has been {value:.3g} for {LOOKS * EVERY_STEPS} steps, above {limit:g}")
 
 
 def _starved(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
@@ -193,9 +196,9 @@ RULES: Mapping[str, Rule] = {
         "be the best there is",
     ),
     "won": Rule(
-        ("health/told_apart",),
+        ("health/gradient_ratio",),
         _won,
-        "The discriminator has won, and the generator learns little from it: try a smaller "
+        "The discriminator has won: it has little left to learn, and the generator learns little from it. Try a smaller "
         "config.objective.discriminator_rate, one discriminator step a round, config.objective.r1, or "
         "config.objective.diff_augment where there are few pictures",
     ),
