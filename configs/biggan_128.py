@@ -1,6 +1,7 @@
 """BigGAN at 128 px on ImageNet-1k: Brock et al. 2019, table 1 and appendix C.
 
-Command:   python -m vitjax.main --config=configs/biggan_128.py --config.data.path=IMAGENET --workdir=runs/biggan_128
+Command:   python -m vitjax.main --config=configs/biggan_128.py --config.data.path=IMAGENET --workdir=runs/biggan_128 \
+               --config.evals.fid.features=inception:FILE
 Hardware:  sized for a TPU v3-128 (24 to 48 hours in the paper); 8 GPUs take two weeks with config.accum=8
 Expected:  FID 8.7, Inception score 98.8 without truncation (table 1)
 Obtained:  not yet run
@@ -10,7 +11,7 @@ Note:      the paper's rates (5e-5, and 2e-4 for the discriminator) and two step
 
 from ml_collections import ConfigDict
 
-from vitjax.config import base_config, form
+from vitjax.config import base_config, fid_eval, form
 
 
 def get_config(arg=""):
@@ -25,6 +26,7 @@ def get_config(arg=""):
     c.data.mean = c.data.std = (0.5, 0.5, 0.5)
     c.augment.crop_area = (1.0, 1.0)
     c.augment.crop_aspect = (1.0, 1.0)
+    c.augment.flip = 0.0
 
     c.model.name = "biggan"
     c.model.update(dict(ch=96, attention_px=64, shared_width=128, hierarchical=True, init="orthogonal"))
@@ -43,5 +45,7 @@ def get_config(arg=""):
 
     c.init = ConfigDict(dict(generator="", discriminator=""))
     c.checkpoint.every_steps = 1000
+    c.alarms.won = 5.0  # with the hinge loss the discriminator's gradient is the larger one
     c.log.pictures_every_steps = 1000
+    c.evals.fid = fid_eval(samples=50_000)  # of pixels, if none are named, which ranks nothing
     return form(c, arg)

@@ -43,5 +43,5 @@ def get_config(arg=""):
     c.log.pictures_every_steps = 1000
     c.evals.knn = knn_eval()
     c.evals.linear = linear_eval()
-    c.evals.fid = fid_eval()  # of pixels; inception:FILE as features is the papers'
+    c.evals.fid = fid_eval()  # of pixels, which tells progress and ranks nothing; the papers have inception:FILE
     return form(c, arg)

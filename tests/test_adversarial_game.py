@@ -37,8 +37,10 @@ class Judge(nn.Module):
 
     @nn.compact
     def __call__(self, images, y, train=False):
-        layer = spectral.Linear(1, NORMAL, normalised=self.normalised, name="out")
-        return layer(images.reshape(len(images), -1), train)[:, 0]
+        x = images.reshape(len(images), -1)
+        if self.normalised:
+            return spectral.Linear(1, NORMAL, name="out")(x, train)[:, 0]
+        return nn.Dense(1, kernel_init=NORMAL, name="out")(x)[:, 0]
 
 
 RAW = Judge(normalised=False)
@@ -102,7 +104,7 @@ def test_accumulation_and_devices_change_nothing():
     assert_close(parts.params, expected.params, 1e-5)
     for name in ("loss", "discriminator/accuracy_real", "discriminator/r1", "generator/loss"):
         np.testing.assert_allclose(same[name], metrics[name], rtol=1e-3, err_msg=name)
-    mesh = mesh_of((2, 4, 1))
+    mesh = mesh_of((2, 2, 1))
     with sharding.use(mesh):
         placed = jax.device_put(state, sharding.shardings(state, mesh))
         spread, _ = jax.jit(objective.update)(placed, sharding.put_batch(batch, mesh), KEY)
@@ -156,6 +158,19 @@ def test_pictures_that_are_all_alike_have_no_diversity():
     stuck = {**first.params, "generator": {**first.params["generator"], "class": white}}
     _, collapsed = update(first._replace(params=stuck), batch_of(), KEY)
     assert collapsed["health/diversity"] < 1e-5 < 1e-3 < healthy["health/diversity"]
+
+
+@pytest.mark.parametrize("pictures, alike", [(1, True), (4, True), (10, True), (32, False)])
+def test_a_few_pictures_again_and_again_are_alike(pictures, alike):
+    chosen = np.random.default_rng(0).uniform(-1, 1, (pictures, 16, 16, 3))
+    batch = jnp.asarray(np.resize(chosen, (32, 16, 16, 3)), jnp.float32)
+    counts = jnp.ones(32, bool)
+    apart = float(adversarial._apart(batch, counts))
+    assert (apart < 0.02) == alike
+    # A picture that does not count is nobody's like.
+    other = adversarial._apart(batch.at[0].set(batch[1]), counts.at[0].set(False))
+    assert not alike or other < 0.02
+    assert alike or float(other) == pytest.approx(apart, rel=0.1)
 
 
 def test_what_is_augmented_is_both_what_is_real_and_what_was_made():

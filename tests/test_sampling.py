@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax import latent, sampling
+from vitjax.models import layers
 
 PASSES, BATCH = 3, 32
 
@@ -16,7 +17,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, z, y, train=False):
         z = 3 + z * self.param("scale", nn.initializers.constant(2.0), ())
-        x = nn.BatchNorm(use_running_average=not train, momentum=sampling.MOMENTUM, name="norm")(z)
+        x = nn.BatchNorm(use_running_average=not train, momentum=layers.MOMENTUM, name="norm")(z)
         return jnp.broadcast_to(x[:, None, None, :3], (len(z), 2, 2, 3))
 
 

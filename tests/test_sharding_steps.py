@@ -12,6 +12,7 @@ from own_methods import stateful
 from steps import WIDE, batch_of, build, compiled, config_of, mesh_of, trained
 
 from vitjax import experiment, loop, models, sharding, trees
+from vitjax.errors import UserError
 from vitjax.models import resnet
 
 ONE, DATA, FSDP, TENSOR, MIXED = (1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)
@@ -67,6 +68,13 @@ def test_any_mesh_equals_one_device(name, meshes, monkeypatch):
             np.testing.assert_allclose(x, trees.flatten(expected)[path], atol=1e-5, rtol=1e-5, err_msg=path)
             split += not x.sharding.is_fully_replicated
     assert split, "nothing was split, so nothing was shown"
+
+
+def test_a_round_that_the_devices_cannot_share_is_refused():
+    config = config_of("cifar10_biggan", batch_size=16)
+    config.objective.discriminator_steps = 4
+    with pytest.raises(UserError, match=r"batch_size=16 must be a multiple of 32 = 4 moves.*x 8 shards.*try 32"):
+        compiled(build(config), mesh_of(DATA))
 
 
 def test_a_step_compiles_once_and_leaves_the_state_where_it_was():

@@ -5,9 +5,11 @@ ones, and one of the generator. Real and made pictures pass the discriminator in
 norm does not give them away. Its running statistics are those of real pictures alone: they serve its features, which
 are of real pictures. Both players' spectral vectors move once with every pass, also where only the other one learns.
 
-A row that is not valid, or has no label where one is needed, counts neither as a real picture nor as a made one.
+A row that is not valid, or has no label where one is needed, counts neither as a real picture nor as a made one in the
+discriminator's loss; batch norm sees it all the same. The generator's loss has no real pictures, and counts all rows.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,10 +23,12 @@ from vitjax import augment, diff_augment, latent, models, optim, sampling
 from vitjax.errors import UserError
 from vitjax.losses import adversarial as losses
 from vitjax.models import spectral
-from vitjax.objective import Objective, Output, Player, Run, State, from_players
+from vitjax.objective import Objective, Output, Player, Run, State, ema, from_players
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 STATE = ("batch_stats", "spectral")  # the collections that a pass in training moves
+ALIKE_AMONG, ALIKE_PX = 256, 8  # pictures that are compared with each other, and their side then
+MAX_RATIO = 1000.0  # of two norms, so that one that is 0 leaves curves readable
 
 Tree = Any
 
@@ -181,10 +185,11 @@ def _discriminator_loss(game: Game) -> Callable:
         def mean(terms: Float[Array, " B"]) -> Float[Array, ""]:
             return jnp.sum(terms * counts) / jnp.maximum(jnp.sum(counts), 1)
 
+        undecided = 0.0 if game.loss.zero else (mean(real_logits) + mean(fake_logits)) / 2
         metrics = {
-            "accuracy_real": mean(real_logits > 0),
-            "accuracy_fake": mean(fake_logits < 0),
-            "diversity": _spread(fake) / jnp.maximum(_spread(batch["image"]), 1e-6),
+            "accuracy_real": mean(real_logits > undecided),
+            "accuracy_fake": mean(fake_logits < undecided),
+            "diversity": _apart(fake, counts) / jnp.maximum(_apart(batch["image"], counts), 1e-6),
         }
         value = mean(game.loss.real(real_logits)) + mean(game.loss.fake(fake_logits))
         if slopes is not None:
@@ -257,24 +262,41 @@ def _with(tree: Tree, name: str, part: Tree) -> Tree:
     return {**tree, **{collection: {**tree[collection], name: x} for collection, x in part.items()}}
 
 
-def _spread(images: Float[Array, "B H W C"]) -> Float[Array, ""]:
-    """How far pictures differ from each other: the deviation over the batch, a mean over pixels."""
-    return jnp.mean(jnp.std(jax.lax.stop_gradient(images), axis=0))
+def _apart(images: Float[Array, "B H W C"], counts: Bool[Array, " B"]) -> Float[Array, ""]:
+    """How far a picture is from the one most like it, both about 8 px wide; the mean over the first ones that count.
+
+    Where a generator makes a few pictures over and over, each has its like in the batch, and this is near 0. The
+    deviation over the batch is not: of two pictures it is as large as of many.
+    """
+    images, counts = jax.lax.stop_gradient(images[:ALIKE_AMONG]), counts[:ALIKE_AMONG]
+    side = max(1, images.shape[1] // ALIKE_PX)
+    x = nn.avg_pool(images.astype(jnp.float32), (side, side), strides=(side, side)).reshape(len(images), -1)
+    x = x - jnp.mean(x, axis=0)  # the squares below cancel less
+    squares = jnp.sum(x * x, axis=1)
+    products = jnp.matmul(x, x.T, precision="highest")
+    others = counts[None] & ~jnp.eye(len(x), dtype=bool)
+    distances = jnp.where(others, squares[:, None] + squares[None] - 2 * products, jnp.inf)
+    nearest = jnp.sqrt(jnp.maximum(jnp.min(distances, axis=1), 0))
+    counts = counts & jnp.isfinite(nearest)
+    return jnp.sum(jnp.where(counts, nearest, 0)) / jnp.maximum(jnp.sum(counts), 1)
 
 
 def _report(metrics: dict[str, Array], extra: Tree) -> dict[str, Array]:
     """The round's health beside its metrics.
 
-    'health/diversity' is the spread of made pictures over that of real ones: 1 is right, and near 0 all are the same.
+    'health/diversity' is how far made pictures are from the one most like them, over the same of real ones: 1 is right,
+    and near 0 there are a few that come again and again.
     'health/told_apart' is the share of pictures that the discriminator judges right, of real or of made ones, whichever
-    is smaller. 'health/gradient_ratio' is the generator's gradient norm over the discriminator's.
+    is smaller. 'health/gradient_ratio' is the generator's gradient norm over the discriminator's, MAX_RATIO at
+    most.
     """
     out = dict(metrics)
     out["health/diversity"] = out.pop(f"{DISCRIMINATOR}/diversity")
     accuracies = [metrics[f"{DISCRIMINATOR}/accuracy_{kind}"] for kind in ("real", "fake")]
     out["health/told_apart"] = jnp.minimum(*accuracies)
     norms = [metrics[f"{name}/grad_norm"] for name in (GENERATOR, DISCRIMINATOR)]
-    out["health/gradient_ratio"] = norms[0] / jnp.maximum(norms[1], 1e-12)
+    # A discriminator that the hinge loss asks nothing of has no gradient at all.
+    out["health/gradient_ratio"] = norms[0] / jnp.maximum(norms[1], norms[0] / MAX_RATIO + 1e-12)
     for name, tree in extra.get("spectral", {}).items():
         out[f"{name}/spectral_norm"] = spectral.largest(tree)
     return out
@@ -296,6 +318,8 @@ class Average(NamedTuple):
             raise UserError(
                 f"config.objective.ema_decay={self.decay} must be at least 0 (no average) and below 1"
             )
+        if self.start_step < 0:
+            raise UserError(f"config.objective.ema_start={self.start_step} must be at least 0, the first round")
         return {"ema": _only(variables, GENERATOR)} if self.decay else {}
 
     def after(self, params: Tree, extra: Tree, step: Array) -> tuple[Tree, Tree]:
@@ -303,9 +327,8 @@ class Average(NamedTuple):
             return params, extra
         decay = jnp.where(step < self.start_step, 0.0, self.decay)
         new = _only({"params": params, **{c: extra[c] for c in STATE if c in extra}}, GENERATOR)
-        mixed = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, extra["ema"], new)
-        ema = mixed if self.buffers else {**new, "params": mixed["params"]}
-        return params, {**extra, "ema": ema}
+        mixed = ema(extra["ema"], new, decay)
+        return params, {**extra, "ema": mixed if self.buffers else {**new, "params": mixed["params"]}}
 
     def export(self, state: State) -> Tree:
         extra = {c: tree for c, tree in state.extra.items() if c != "ema"}
@@ -331,6 +354,6 @@ def _steps(settings: Any) -> int:
 
 
 def _positive(name: str, value: float, or_zero: bool = False) -> float:
-    if value > 0 or (or_zero and value == 0):
+    if 0 < value < math.inf or (or_zero and value == 0):
         return value
     raise UserError(f"config.objective.{name}={value} must be {'at least' if or_zero else 'above'} 0")

@@ -25,7 +25,7 @@ from vitjax.errors import UserError
 FILE = "alarms.jsonl"
 EVERY_STEPS = 10
 LOOKS = 50  # that are remembered
-PATIENCE = 20  # looks at chance
+PATIENCE = 20  # looks at chance, or at a game that is lost
 FEW = 3  # looks that one number is the median of
 SETTLED = 10  # looks before there is a running median to compare with
 QUIET = 5  # looks without it, after which an alarm is over
@@ -125,15 +125,15 @@ def _same_pictures(history: History, name: str, limit: float, on: Finding | None
 
 
 def _won(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
-    """One player has won: the discriminator's gradient is small beside the generator's, for as long as is remembered.
+    """One player has won: for PATIENCE looks the discriminator's gradient is small beside the generator's.
 
     That it tells nearly all pictures apart is no sign: it does in games from which the generator learns well.
     """
-    values = history.last(name, LOOKS)
+    values = history.last(name, PATIENCE)
     value = statistics.median(values)
-    if len(values) < LOOKS or value <= limit:
+    if len(values) < PATIENCE or value <= limit:
         return None
-    return Finding(name, value, limit, f"has been {value:.3g} for {LOOKS * EVERY_STEPS} steps, above {limit:g}")
+    return Finding(name, value, limit, f"has been {value:.3g} for {PATIENCE * EVERY_STEPS} steps, above {limit:g}")
 
 
 def _starved(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
@@ -191,15 +191,15 @@ RULES: Mapping[str, Rule] = {
     "modes": Rule(
         ("health/diversity",),
         _same_pictures,
-        "The generator makes one picture over and over: try a smaller config.objective.discriminator_rate or "
+        "The generator makes a few pictures over and over: try a smaller config.objective.discriminator_rate or "
         "config.optim.base_lr, a larger config.batch_size, or config.objective.diff_augment; an older checkpoint may "
         "be the best there is",
     ),
     "won": Rule(
         ("health/gradient_ratio",),
         _won,
-        "The discriminator has won: it has little left to learn, and the generator learns little from it. Try a smaller "
-        "config.objective.discriminator_rate, one discriminator step a round, config.objective.r1, or "
+        "The discriminator has won: it has little left to learn, and the generator learns little from it. Try a "
+        "smaller config.objective.discriminator_rate, one discriminator step a round, config.objective.r1, or "
         "config.objective.diff_augment where there are few pictures",
     ),
     "starved": Rule(

@@ -127,7 +127,7 @@ def base_config() -> ml_collections.ConfigDict:
     c.alarms = a = ml_collections.ConfigDict()  # what a run says of itself when it looks ill; 0 turns one off
     a.chance = 0.02  # the loss lies within this share of chance, and does not fall
     a.collapse = 0.15  # the spread of features or embeddings, of 1, once it is a quarter of what it was
-    a.modes = 0.15  # the spread of made pictures, in that of real ones
+    a.modes = 0.15  # how far made pictures are from their like, in the same of real ones
     a.won = 30.0  # the norm of the generator's gradient, in that of the discriminator's
     a.starved = 0.3  # the share of the time that is spent waiting for data
     a.exploding = 100.0  # the gradient's norm, in its own running medians

@@ -27,7 +27,8 @@ def make(names: Sequence[str]) -> Augment:
     Raises:
       UserError: there is no such operation.
     """
-    for name in (names,) if isinstance(names, str) else names:
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
         if name not in OPERATIONS:
             raise UserError(
                 f"config.objective.diff_augment={names!r}: {name!r} is not known; choose a tuple of "

@@ -1,5 +1,7 @@
 """What a generator starts from: latents and classes, each a function of its row's key, and ways between latents."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -56,14 +58,12 @@ def between(
     return direction * ((1 - at) * length_a + at * length_b)
 
 
-def checked_truncation(value: float) -> float:
-    """`config.objective.truncation`.
+def checked_truncation(value: float, setting: str = "config.objective.truncation") -> float:
+    """A truncation, that of `setting`.
 
     Raises:
-      UserError: it is below 0.
+      UserError: it is below 0 or no number.
     """
-    if value < 0:
-        raise UserError(
-            f"config.objective.truncation={value} must be 0 (no truncation) or above; 0.5 gives few but good pictures"
-        )
+    if not 0 <= value < math.inf:
+        raise UserError(f"{setting}={value} must be 0 (no truncation) or above; 0.5 gives few but good pictures")
     return value

@@ -20,7 +20,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from vitjax import gradients, health, trees
+from vitjax import gradients, health, sharding, trees
 from vitjax.errors import UserError
 from vitjax.gradients import Batch, Metrics, Output, Tree
 from vitjax.probe import NAME as PROBE
@@ -268,7 +268,7 @@ def from_players(
         return state, {f"{player.name}/{name}": value for name, value in mean.items()}
 
     def update(state: State, batch: Batch, key: Array) -> tuple[State, Metrics]:
-        batches = _split(batch, parts, "the moves of a round")
+        batches = _moves(batch, parts, accum)
         new, metrics = state, {}
         for i, (player, gradient) in enumerate(zip(players, moves)):
             new, more = move(player, gradient, batches, new, jax.random.fold_in(key, i))
@@ -339,10 +339,22 @@ def overlay(variables: Tree, given: Mapping[str, Array]) -> Tree:
     )
 
 
-def _split(batch: Batch, parts: int, why: str) -> list[Batch]:
-    """The batch in `parts` equal batches."""
-    whole = gradients.parts(dict(batch), parts, why)
-    return [jax.tree.map(lambda x, i=i: x[:, i], whole) for i in range(parts)]
+def _moves(batch: Batch, moves: int, accum: int) -> list[Batch]:
+    """The batches of a round's moves, each of which every device has an equal share of.
+
+    Raises:
+      UserError: there are no such shares; jax would have every device compute the whole round.
+    """
+    size, shards = jax.tree.leaves(batch)[0].shape[0], sharding.shards_in_use()
+    unit = moves * accum * shards
+    if size % unit:
+        near = " or ".join(str(n * unit) for n in (size // unit, size // unit + 1) if n)
+        raise UserError(
+            f"config.batch_size={size} must be a multiple of {unit} = {moves} moves of a round x config.accum={accum} "
+            f"x {shards} shards (config.mesh.data x config.mesh.fsdp); try {near}"
+        )
+    whole = gradients.parts(dict(batch), moves, "the moves of a round")
+    return [jax.tree.map(lambda x, i=i: x[:, i], whole) for i in range(moves)]
 
 
 def _descend(

@@ -35,7 +35,7 @@ def sample(
     seed: int = 0,
     interpolate: bool = False,
 ) -> list[UInt8[np.ndarray, "B S S 3"]]:
-    """n pictures of the generator in `workdir`, in lines.
+    """n pictures of the generator in `workdir`, in lines; with `interpolate` whole ways, and so up to 7 more.
 
     Args:
       label: the name or the number of a class; '' draws classes.
@@ -46,13 +46,15 @@ def sample(
     """
     if n < 1:
         raise UserError(f"--n={n} must be 1 or more")
+    if truncation is not None:
+        latent.checked_truncation(truncation, "--truncation")
     built = _read(workdir, truncation)
     columns, key = WAY if interpolate else math.ceil(math.sqrt(n)), jax.random.key(seed)
     z, y = _ways(built, math.ceil(n / columns), key) if interpolate else _draws(built, n, key)
     if label:
         y = jnp.full_like(y, _class_number(built, label))
-    images = _generated(built, z[:n], y[:n])
-    return [images[i : i + columns] for i in range(0, n, columns)]
+    images = _generated(built, z, y)
+    return [images[i : i + columns] for i in range(0, len(images), columns)]
 
 
 def _read(workdir: str, truncation: float | None) -> Experiment:
@@ -119,9 +121,11 @@ def _generated(
         variables = objective.prepare(variables, key)
     generate, made = jax.jit(objective.predict["generate"]), []
     for i in range(0, len(z), BATCH):
-        part = {"latent": z[i : i + BATCH], "latent_class": y[i : i + BATCH]}
-        made.append(np.asarray(generate(variables, {"row": jnp.arange(len(part["latent"])), **part}, key)))
-    return np.concatenate(made)
+        # The last batch is as large as the others: the generator is compiled once.
+        chosen = jnp.minimum(jnp.arange(i, i + BATCH), len(z) - 1)
+        part = {"row": chosen, "latent": z[chosen], "latent_class": y[chosen]}
+        made.append(np.asarray(generate(variables, part, key)))
+    return np.concatenate(made)[: len(z)]
 
 
 def main(argv: Sequence[str]) -> Any:
@@ -144,6 +148,8 @@ def main(argv: Sequence[str]) -> Any:
     values, given = cli.parse(options, argv)
     if given:
         raise UserError(f"{given[0]}: samples are of the run's config; --truncation alone can be changed")
+    if not values.out.lower().endswith(".png"):
+        raise UserError(f"--out={values.out} must end in .png, which is what is written")
     devices.check(values.allow_cpu)
     devices.use_compilation_cache()
     lines = sample(

@@ -10,9 +10,9 @@ from jaxtyping import Array, Int, Key, UInt8
 
 from vitjax import augment, latent
 from vitjax.errors import UserError
+from vitjax.models import layers
 
 LINES = 4  # of fixed latents in the picture of a run's progress
-MOMENTUM = 0.9  # of the models' batch norms
 MEAN = STD = (0.5, 0.5, 0.5)  # pictures are made in -1..1
 
 Pictures = UInt8[Array, "B S S 3"]
@@ -96,7 +96,7 @@ class Sampler(NamedTuple):
             own = {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, total)}
             _, moved = self.generator.apply(own, z, y, train=True, mutable=["batch_stats", "spectral"])
             # A running average that starts from nothing holds 1 - momentum of one batch's statistics.
-            mean = jax.tree.map(lambda x: x / (self.passes * (1 - MOMENTUM)), moved["batch_stats"])
+            mean = jax.tree.map(lambda x: x / (self.passes * (1 - layers.MOMENTUM)), moved["batch_stats"])
             return jax.tree.map(jnp.add, total, mean)
 
         def found(variables: Any, key: Key[Array, ""]) -> Any:

@@ -91,6 +91,12 @@ def constrain(x: Any, kind: str) -> Any:
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
 
 
+def shards_in_use() -> int:
+    """Into how many parts the mesh in use splits a batch; 1 where there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or not set(AXES) <= set(mesh.axis_names) else _shards(mesh)
+
+
 def splits_heads(heads: int) -> bool:
     """Whether the mesh in use has a tensor axis that divides so many heads."""
     mesh = jax.sharding.get_abstract_mesh()

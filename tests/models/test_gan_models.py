@@ -119,6 +119,8 @@ def test_an_embedding_of_zeros_leaves_the_norm_alone():
         (dict(attention_px=128), 128, 120, r"attention_px=128 is no side.*choose from 8, 16, 32, 64"),
         (dict(shared_width=0), 128, 120, r"hierarchical=True needs.*shared_width=128"),
         ({}, 128, 100, r"z_dim=100 must be a multiple of 6.*try 96"),
+        (dict(shared_width=-1), 128, 120, r"shared_width=-1 must be at least 0"),
+        (dict(ch=4), 128, 120, r"ch=4: attention.*attention_px=64.*set config\.model\.ch=8"),
         (dict(ch=0), 128, 120, r"ch=0 must be 1 or more"),
         (dict(init="othogonal"), 128, 120, r"init='othogonal'.*orthogonal, normal"),
     ],

@@ -138,6 +138,8 @@ def test_features_are_the_discriminators_and_each_pictures_own(name):
         ("scenes_dcgan", "objective", "discriminator_rate", 0.0, r"discriminator_rate=0\.0 must be above 0"),
         ("scenes_dcgan", "objective", "discriminator_steps", 0, r"discriminator_steps=0 must be at least 1"),
         ("scenes_dcgan", "objective", "ema_decay", 1.0, r"ema_decay=1\.0"),
+        ("scenes_dcgan", "objective", "ema_start", -5, r"ema_start=-5 must be at least 0"),
+        ("scenes_dcgan", "objective", "r1", float("inf"), r"r1=inf"),
         ("scenes_dcgan", "objective", "standing_batch", 1, r"standing_batch=1 must be"),
         ("scenes_dcgan", "objective", "z_dim", 0, r"z_dim=0 must be at least 1"),
         ("scenes_dcgan", "data", "std", (0.2, 0.2, 0.2), r"pictures in -1\.\.1.*\(0\.5, 0\.5, 0\.5\)"),
@@ -156,5 +158,5 @@ def test_a_batch_that_does_not_divide_into_the_rounds_parts_is_refused():
     config = config_of("cifar10_biggan")
     config.objective.discriminator_steps = 3
     built = build(config)
-    with pytest.raises(UserError, match=r"batch_size=8 must be a multiple of 3 \(the moves of a round\)"):
+    with pytest.raises(UserError, match=r"batch_size=8 must be a multiple of 3 = 3 moves of a round.*try 6 or 9"):
         jax.eval_shape(built.objective.update, experiment.abstract_state(built), batch_of(), KEY)

@@ -16,11 +16,15 @@ Terms = Callable[[Float[Array, " B"]], Float[Array, " B"]]
 
 
 class Adversarial(NamedTuple):
-    """One loss of the game: logits -> terms, of the discriminator (`real`, `fake`) and of the generator."""
+    """One loss of the game: logits -> terms, of the discriminator (`real`, `fake`) and of the generator.
+
+    `zero` says whether a logit of 0 is undecided; else only differences between logits mean something.
+    """
 
     real: Terms
     fake: Terms
     generator: Terms
+    zero: bool = True
 
 
 # The generator maximises log D instead of minimising log(1 - D), whose gradient is gone as long as it loses.
@@ -32,7 +36,7 @@ HINGE = Adversarial(lambda x: jax.nn.relu(1 - x), lambda x: jax.nn.relu(1 + x), 
 
 # A distance only where the discriminator's slope is bounded, which this loss does not see to.
 # Source: Arjovsky et al., 2017, Wasserstein GAN, equations 2 and 3.
-WASSERSTEIN = Adversarial(lambda x: -x, lambda x: x, lambda x: -x)
+WASSERSTEIN = Adversarial(lambda x: -x, lambda x: x, lambda x: -x, zero=False)
 
 LOSSES = {"non_saturating": NON_SATURATING, "hinge": HINGE, "wasserstein": WASSERSTEIN}
 
@@ -53,5 +57,9 @@ def orthogonal_gradient(w: Float[Array, "O I"]) -> Float[Array, "O I"]:
 
     Source: Brock et al., 2019, Large scale GAN training, equation 3, and its authors' code.
     """
-    products = w @ w.T
-    return 2 * (products - jnp.diag(jnp.diag(products))) @ w
+    if w.shape[0] <= w.shape[1]:
+        products = w @ w.T
+        return 2 * (products - jnp.diag(jnp.diag(products))) @ w
+    # The same without a matrix O x O. What is taken away is nearly all of it: no lower precision.
+    products = jnp.matmul(w.T, w, precision="highest")
+    return 2 * (jnp.matmul(w, products, precision="highest") - jnp.sum(w * w, axis=1, keepdims=True) * w)

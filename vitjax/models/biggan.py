@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from vitjax import sharding
 from vitjax.errors import UserError
-from vitjax.models import spectral
+from vitjax.models import layers, spectral
 
 START = 4  # the side of the generator's first map
+ATTENTION_SHARE = 8  # of a map's channels one in so many is a query
 
 
 class Architecture(NamedTuple):
@@ -84,6 +85,13 @@ def players(
             "config.model.hierarchical=True needs a class embedding that all blocks share: set "
             "config.model.shared_width=128, or config.model.hierarchical=False"
         )
+    if config.shared_width < 0:
+        raise UserError(f"config.model.shared_width={config.shared_width} must be at least 0; the paper has 128")
+    if config.attention_px and config.ch * min(_attended(architecture, config.attention_px)) < ATTENTION_SHARE:
+        raise UserError(
+            f"config.model.ch={config.ch}: attention at config.model.attention_px={config.attention_px} has an eighth "
+            f"of the maps there as queries, which is none; set config.model.ch={ATTENTION_SHARE}, or attention_px=0"
+        )
     if z_dim % chunks:
         near = max(chunks, z_dim // chunks * chunks)
         raise UserError(
@@ -134,7 +142,7 @@ class Generator(nn.Module):
             if x.shape[1] == self.attention_px:
                 x = Attention(self.weight_init, self.dtype, name=f"attention{i}")(x, train)
         norm = nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="norm"
+            use_running_average=not train, momentum=layers.MOMENTUM, epsilon=1e-5, dtype=self.dtype, name="norm"
         )
         x = spectral.Conv(3, 3, self.weight_init, dtype=self.dtype, name="conv")(nn.relu(norm(x)), train)
         return jnp.tanh(x.astype(jnp.float32))
@@ -189,7 +197,7 @@ class ConditionalNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], condition: Array, train: bool) -> Float[Array, "B H W C"]:
         norm = nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype,
+            use_running_average=not train, momentum=layers.MOMENTUM, epsilon=1e-5, dtype=self.dtype,
             use_scale=False, use_bias=False, name="norm",
         )  # fmt: skip
         gain, bias = (self._map(name, x.shape[-1], condition, train) for name in ("gain", "bias"))
@@ -223,8 +231,8 @@ class Backbone(nn.Module):
             raise UserError(f"BigGAN's blocks are for pictures of {known} px, not of {images.shape[1]}")
         architecture = ARCHITECTURES[images.shape[1]]
         x = images.astype(self.dtype)
-        layers = zip(architecture.discriminator, architecture.halves, architecture.names)
-        for i, (width, halves, name_px) in enumerate(layers):
+        blocks = zip(architecture.discriminator, architecture.halves, architecture.names)
+        for i, (width, halves, name_px) in enumerate(blocks):
             block = DiscriminatorBlock(
                 self.ch * width, halves, i == 0, self.weight_init, self.dtype, name=f"block{i}"
             )
@@ -304,12 +312,19 @@ class Attention(nn.Module):
         def pooled(x: Array) -> Array:
             return nn.max_pool(x, (2, 2), strides=(2, 2)).reshape(batch, -1, x.shape[-1])
 
-        queries = conv(channels // 8, "query", x).reshape(batch, -1, channels // 8)
-        keys, values = pooled(conv(channels // 8, "key", x)), pooled(conv(channels // 2, "value", x))
+        queries = conv(channels // ATTENTION_SHARE, "query", x).reshape(batch, -1, channels // ATTENTION_SHARE)
+        keys, values = pooled(conv(channels // ATTENTION_SHARE, "key", x)), pooled(conv(channels // 2, "value", x))
         products = jnp.einsum("bnd,bmd->bnm", queries, keys, preferred_element_type=jnp.float32)
         mixed = jax.nn.softmax(products, axis=-1).astype(self.dtype) @ values
         out = conv(channels, "out", mixed.reshape(*x.shape[:3], channels // 2))
         return x + gamma.astype(self.dtype) * out
+
+
+def _attended(architecture: Architecture, px: int) -> list[int]:
+    """The widths of the maps that have attention, in both players."""
+    made = [width for i, width in enumerate(architecture.generator[1:], start=1) if START * 2**i == px]
+    judged = zip(architecture.names, architecture.discriminator)
+    return made + [width for name_px, width in judged if name_px == px]
 
 
 def _convolutions(features: int, init: spectral.Init, dtype: Any) -> Any:

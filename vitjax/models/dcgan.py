@@ -4,16 +4,17 @@ Both double or halve the side with kernels of 4 and have no biases and no poolin
 or five layers. As `config.model.name` of a supervised run, 'dcgan' is the discriminator without its last layer.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from vitjax import sharding
 from vitjax.errors import UserError
+from vitjax.models import layers
 
 SIZES = (32, 64, 128)
 GRID = 4  # the side of the smallest layer, and of the features' maps
@@ -55,9 +56,9 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "B Z"], y: Any = None, train: bool = False) -> Float[Array, "B S S 3"]:
-        layers = _layers(self.size_px)
+        count = _layers(self.size_px)
         x = z.astype(self.dtype)
-        channels = [self.width * 2**i for i in reversed(range(layers))]
+        channels = [self.width * 2**i for i in reversed(range(count))]
         # A transposed convolution of a single place is a linear map.
         kernel = self.param("conv_0", _NORMAL, (GRID, GRID, channels[0], x.shape[-1]))
         x = sharding.constrain(jnp.einsum("bz,hwcz->bhwc", x, kernel.astype(x.dtype)), "batch")
@@ -105,7 +106,8 @@ class Discriminator(nn.Module):
     ) -> Float[Array, " B"]:
         x = Backbone(self.width, self.dtype, name="backbone")(images, train)["tokens"]
         kernel = self.param("head", _NORMAL, (GRID, GRID, x.shape[-1], 1))
-        return jnp.einsum("bhwc,hwcd->bd", x, kernel.astype(x.dtype))[:, 0].astype(jnp.float32)
+        kernel = kernel.astype(x.dtype)
+        return jnp.einsum("bhwc,hwcd->bd", x, kernel, preferred_element_type=jnp.float32)[:, 0]
 
 
 def downsampled(x: Float[Array, "B H W C"], kernel: Float[Array, "4 4 C D"]) -> Float[Array, "B h w D"]:
@@ -139,10 +141,9 @@ upsampled.defvjp(_upsampled_forward, _upsampled_backward)
 
 def _layers(size_px: int) -> int:
     """How often the side is halved until it is 4."""
-    layers = int(np.log2(size_px // GRID))
-    if layers < 1 or GRID * 2**layers != size_px:
+    if size_px not in SIZES:
         raise UserError(f"DCGAN's layers halve pictures of {', '.join(map(str, SIZES))} px, not of {size_px}")
-    return layers
+    return int(math.log2(size_px // GRID))
 
 
 def _on_grid(x: Float[Array, "B H W C"]) -> Float[Array, "B 4 4 C"]:
@@ -156,7 +157,7 @@ def _norm(x: Array, train: bool, name: str) -> Array:
 
     norm = nn.BatchNorm(
         use_running_average=not train,
-        momentum=0.9,
+        momentum=layers.MOMENTUM,
         epsilon=1e-5,
         dtype=x.dtype,
         scale_init=scale_init,

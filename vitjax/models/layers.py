@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from vitjax.models.convolution import convolve
 
+MOMENTUM = 0.9  # of batch norms: the share of a running average that stays
 KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # torchvision's, of convolutions
 
 
@@ -54,7 +55,7 @@ def batch_norm(
     """
     norm = nn.BatchNorm(
         use_running_average=not train,
-        momentum=0.9,
+        momentum=MOMENTUM,
         epsilon=1e-5,
         dtype=jnp.dtype(dtype or x.dtype),
         use_bias=centre,

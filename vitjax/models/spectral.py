@@ -20,19 +20,16 @@ EPS = 1e-6  # that of BigGAN's runs, below which a vector is not stretched to le
 
 
 class Linear(nn.Module):
-    """x W / sigma + b; `normalised=False` is a plain linear map."""
+    """x W / sigma + b."""
 
     features: int
     weight_init: Init
     use_bias: bool = True
-    normalised: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"], train: bool) -> Float[Array, "B F"]:
-        kernel = self.param("kernel", self.weight_init, (x.shape[-1], self.features))
-        if self.normalised:
-            kernel = _normalised(self, kernel, train)
+        kernel = _normalised(self, self.param("kernel", self.weight_init, (x.shape[-1], self.features)), train)
         x = x.astype(self.dtype) @ kernel.astype(self.dtype)
         return x + _bias(self) if self.use_bias else x
 
@@ -44,7 +41,6 @@ class Conv(nn.Module):
     kernel: int
     weight_init: Init
     use_bias: bool = True
-    normalised: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -52,8 +48,7 @@ class Conv(nn.Module):
         kernel = self.param(
             "kernel", self.weight_init, (self.kernel, self.kernel, x.shape[-1], self.features)
         )
-        if self.normalised:
-            kernel = _normalised(self, kernel, train)
+        kernel = _normalised(self, kernel, train)
         x = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
