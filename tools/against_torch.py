@@ -12,7 +12,7 @@ import torch_reference
 from jaxtyping import Array, Float
 from torch_reference import Form, Reference
 
-from vitjax import augment, experiment, sharding, trees
+from vitjax import augment, experiment, latent, loop, sharding, trees
 from vitjax.models import patches
 from vitjax.objectives.mae import KEY_MASK
 
@@ -27,7 +27,8 @@ class Start(NamedTuple):
     Attributes:
       variables: flat, under unstacked names, numpy.
       batch: as the host has it.
-      noise: [B, N], which orders the patches of a MAE, or None.
+      noise: what is drawn in that step and handed on: [B, N], which orders the patches of a MAE, or the latents of
+        a game, [2, B, Z]; or None.
       loss: before the first update.
     """
 
@@ -88,9 +89,7 @@ def start(bench: Any) -> Start:
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=where)
     state = state._replace(params=copy(params))
     batch = bench.batches[0]
-    noise = None
-    if bench.config.objective.name == "mae":
-        noise = np.array(mask_noise(bench.config, batch["row"], step=0))
+    noise = drawn(bench.config, batch["row"], step=0)
     bench.state, metrics = bench.step_fn(state, sharding.put_batch(batch, bench.mesh))
     return Start(trees.unstack(variables), batch, noise, float(metrics["loss"]))
 
@@ -106,13 +105,32 @@ def _moved(params: Any) -> Any:
     return jax.tree.map(move, params)
 
 
-def mask_noise(config: Any, rows: Array, step: int) -> Float[Array, "B N"]:
-    """The noise that MAE's masks come from, drawn as in `loop.make_step`, `from_loss` and the objective."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), step)
+def drawn(config: Any, rows: Array, step: int) -> np.ndarray | None:
+    """What a step draws beside its views, as `Start.noise`; None where that is nothing."""
+    if config.objective.name not in DRAWS:
+        return None
+    return np.array(DRAWS[config.objective.name](config, rows, loop.step_key(config.seed, step)))
+
+
+def mask_noise(config: Any, rows: Array, key: Array) -> Float[Array, "B N"]:
+    """The noise that MAE's masks come from, drawn as in `from_loss` and the objective."""
     _, key_loss = jax.random.split(key)
     h, w = patches.grid(config.data.size_px, config.data.size_px, config.model.patch_px)
     keys = jax.vmap(lambda k: jax.random.fold_in(k, KEY_MASK))(augment.row_keys(key_loss, rows))
     return jax.vmap(lambda k: jax.random.uniform(k, (h * w,)))(keys)
+
+
+def latents(config: Any, rows: Array, key: Array) -> Float[Array, "2 B Z"]:
+    """What both players' pictures are made from, drawn as in `from_players` and `vitjax.adversarial`."""
+    out = []
+    for player, uses in enumerate((3, 2)):  # how many keys the discriminator's and the generator's loss split
+        _, key_loss = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, player), 0))
+        key_made = jax.random.split(key_loss, uses)[0]
+        out.append(latent.draw(key_made, rows, config.objective.z_dim))
+    return jnp.stack(out)
+
+
+DRAWS = {"mae": mask_noise, "dcgan": latents}
 
 
 def check_loss(begin: Start, reference: Reference, tolerance: float) -> float:

@@ -1,10 +1,10 @@
 """The models and training steps of vitjax in plain PyTorch, for `bench_step.py --against=torch`.
 
 Modules carry the names of timm's ViT, of the original MAE and of torchvision's ResNet, so that the tables of
-`vitjax.interop` copy the weights; SimCLR is in torch_simclr.py. The arithmetic is vitjax's: uint8 pictures in,
-normalised on the way; MAE embeds only the patches that it keeps; classifiers run in float32. What vitjax's step
-does beyond a plain one (the norm of all gradients, the refusal of an update that is not finite, the health panel,
-masks that depend on the seed and the row alone) is left out here, and so counts against vitjax.
+`vitjax.interop` copy the weights; SimCLR is in torch_simclr.py, DCGAN in torch_gan.py. The arithmetic is vitjax's:
+uint8 pictures in, normalised on the way; MAE embeds only the patches that it keeps; classifiers run in float32. What
+vitjax's step does beyond a plain one (the norm of all gradients, the refusal of an update that is not finite, the
+health panel, masks that depend on the seed and the row alone) is left out here, and so counts against vitjax.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torch_gan
 import torch_simclr
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -34,6 +35,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "math": SDPBackend.MATH}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+CONVOLUTIONAL = ("resnet", "dcgan")  # models that have no attention
 # Settings whose other values have no counterpart here.
 ONLY = {
     "accum": 1,
@@ -70,7 +72,7 @@ class Form(NamedTuple):
 def choices(config: Any, cpu: bool) -> list[list[dict[str, str]]]:
     """What is worth trying, one choice after the other: the values of a field of Form."""
     out = []
-    if config.model.name == "resnet":
+    if config.model.name in CONVOLUTIONAL:
         out.append([dict(memory=value) for value in FORMATS])
     elif cpu:  # short sequences may be faster without the flash kernel; on GPUs torch chooses well
         out.append([dict(attention=value) for value in KERNELS])
@@ -80,9 +82,25 @@ def choices(config: Any, cpu: bool) -> list[list[dict[str, str]]]:
 
 def describe(config: Any, form: Form) -> str:
     """The form in words, without what this model has no use for."""
-    resnet = config.model.name == "resnet"
-    part = f"{form.memory}" if resnet else f"scaled_dot_product_attention ({form.attention})"
+    convolutional = config.model.name in CONVOLUTIONAL
+    part = f"{form.memory}" if convolutional else f"scaled_dot_product_attention ({form.attention})"
     return f"{part}, {form.optimiser} {config.optim.name}"
+
+
+class Move(NamedTuple):
+    """One update; a step makes several where players take turns.
+
+    Attributes:
+      loss: (batch, noise) -> scalar.
+      learner: what the update changes.
+      rate: the factor of its learning rate.
+      after: called when it is done.
+    """
+
+    loss: Callable[[Mapping[str, Tensor], Tensor | None], Tensor]
+    learner: nn.Module
+    rate: float = 1.0
+    after: Callable[[], None] = lambda: None
 
 
 class Reference:
@@ -97,7 +115,7 @@ class Reference:
 
     def __init__(self, built: Experiment, variables: Mapping[str, np.ndarray], form: Form, device: str):
         config = built.config
-        _check(config)
+        _check(config, ONLY)
         self.form, self.device = form, torch.device(device)
         self.num_patches = 0
         model, rows = _model(built)
@@ -105,34 +123,47 @@ class Reference:
         model.load_state_dict({name: torch.from_numpy(x) for name, x in weights.items()})
         self.model = model.to(self.device, memory_format=FORMATS[form.memory]).train()
         self._clip_norm = config.optim.clip_norm
-        self._optimiser = _optimiser(self.model, config.optim, form)
         self.learning_rate = optim.describe(config, built.run)["peak_lr"]
         mean, std = (np.asarray(x, np.float32) for x in (config.data.mean, config.data.std))
         self._scale = torch.tensor(1 / (255 * std), device=self.device)
         self._shift = torch.tensor(-mean / std, device=self.device)
         self._low = str(np.dtype(built.run.dtype)) == "bfloat16"
-        self._loss = LOSSES[config.objective.name](self, config)
+        moves = self._moves_of(config)
         # One compiled function holds the forward pass; autograd's backward is compiled with it.
-        self._compiled = self._loss if device == "cpu" else torch.compile(self._loss)
+        compiled = [move.loss if device == "cpu" else torch.compile(move.loss) for move in moves]
+        self._moves = [move._replace(loss=loss) for move, loss in zip(moves, compiled)]
+        self._optimisers = [_optimiser(move.learner, config.optim, form) for move in moves]
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """A host batch on the device."""
         return {name: torch.tensor(x, device=self.device) for name, x in batch.items()}
 
     def step(self, batch: Mapping[str, Tensor], noise: Tensor | None = None) -> Tensor:
-        """The loss before the step that it takes; `noise` [B, N] orders MAE's patches, else it is drawn."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.learning_rate
+        """The loss before the step that it takes, in a game the first player's.
+
+        Args:
+          noise: what vitjax draws in that step: [B, N], which orders MAE's patches, or a game's latents [2, B, Z], a
+            row for each move. None: it is drawn here.
+        """
+        losses = [self._update(*each, batch, noise) for each in zip(self._moves, self._optimisers)]
+        return losses[0]
+
+    def _update(
+        self, move: Move, optimiser: torch.optim.Optimizer, batch: Mapping[str, Tensor], noise: Tensor | None
+    ) -> Tensor:
+        for group in optimiser.param_groups:
+            group["lr"] = self.learning_rate * move.rate
         kernel = contextlib.nullcontext()
         if self.form.attention != "auto":
             kernel = sdpa_kernel(KERNELS[self.form.attention])
         with kernel, torch.autocast(self.device.type, torch.bfloat16, enabled=self._low):
-            loss = self._compiled(batch, noise)
+            loss = move.loss(batch, noise)
         loss.backward()
         if self._clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm, foreach=True)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+            nn.utils.clip_grad_norm_(move.learner.parameters(), self._clip_norm, foreach=True)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        move.after()
         return loss.detach()
 
     def wait(self) -> None:
@@ -175,8 +206,29 @@ class Reference:
     def _pair_loss(self, config: Any) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
         return lambda batch, noise: self.model(self._planes(batch))
 
+    def _moves_of(self, config: Any) -> list[Move]:
+        """The updates of a step, in their order."""
+        name = config.objective.name
+        return GAMES[name](self, config) if name in GAMES else [Move(LOSSES[name](self, config), self.model)]
+
+    def _gan_moves(self, config: Any) -> list[Move]:
+        game, rate = self.model, config.objective.discriminator_rate
+
+        def latents(batch: Mapping[str, Tensor], noise: Tensor | None, move: int) -> Tensor:
+            shape = (len(batch["image"]), config.objective.z_dim)
+            return torch.randn(shape, device=self.device) if noise is None else noise[move]
+
+        def judge(batch: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
+            return game.discriminator_loss(self._planes(batch), latents(batch, noise, 0))
+
+        def make(batch: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
+            return game.generator_loss(latents(batch, noise, 1))
+
+        return [Move(judge, game.discriminator, rate), Move(make, game.generator, after=game.average)]
+
 
 LOSSES = {"mae": Reference._mae_loss, "supervised": Reference._class_loss, "simclr": Reference._pair_loss}
+GAMES = {"dcgan": Reference._gan_moves}
 
 
 def patchify(images: Tensor, patch_px: int) -> Tensor:
@@ -379,10 +431,10 @@ def _add_positions(module: nn.Module, name: str, posemb: str, length: int, width
 def _model(built: Experiment) -> tuple[nn.Module, list[table.Row]]:
     """The model of an experiment, and the table of its names."""
     config, c = built.config, built.config.model
-    if config.objective.name not in LOSSES:
+    if config.objective.name not in (*LOSSES, *GAMES):
         raise UserError(
             f"config.objective.name={config.objective.name!r} is not written in PyTorch here; "
-            f"--against=torch knows {', '.join(LOSSES)}"
+            f"--against=torch knows {', '.join((*LOSSES, *GAMES))}"
         )
     if config.objective.name == "simclr":
         if c.name != "resnet":
@@ -390,6 +442,9 @@ def _model(built: Experiment) -> tuple[nn.Module, list[table.Row]]:
         encoder, names = ResNet(c), torchvision_resnet.rows(c, head=False)
         model = torch_simclr.SimCLR(encoder, encoder.num_features, config.objective)
         return model, torch_simclr.rows(names, config.objective.projector)
+    if config.objective.name == "dcgan":
+        _check(config, torch_gan.ONLY)
+        return torch_gan.make(config)
     if c.name == "resnet":
         classes = built.run.class_names[config.objective.label]
         return ResNet(c, len(classes)), torchvision_resnet.rows(c)
@@ -420,9 +475,9 @@ def _optimiser(model: nn.Module, settings: Any, form: Form) -> torch.optim.Optim
     raise UserError(f"config.optim.name={settings.name!r} is not in PyTorch; choose 'adamw' or 'sgd'")
 
 
-def _check(config: Any) -> None:
-    """Nothing, if all that the config asks for is written here."""
-    for key, value in ONLY.items():
+def _check(config: Any, only: Mapping[str, Any]) -> None:
+    """Nothing, if the config has these values wherever it has these settings."""
+    for key, value in only.items():
         section, name = config, key
         if "." in key:
             section, name = config[key.split(".")[0]], key.split(".")[1]

@@ -114,6 +114,7 @@ CASES = {
         "--config.objective.projector.hidden_norm=True", "--config.objective.projector.hidden_bias=False",
         "--config.objective.projector.out_norm=affine", "--config.objective.projector.out_bias=False",
     ),
+    "dcgan": ("cifar10_dcgan", "--config.objective.discriminator_rate=2.0", "--config.optim.base_lr=0.002"),
 }  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, torch, case, monk
             ours.append(float(b.metrics["loss"]))
         noise = None
         if begin.noise is not None:
-            noise = torch.from_numpy(np.array(against_torch.mask_noise(b.config, begin.batch["row"], step)))
+            noise = torch.from_numpy(against_torch.drawn(b.config, begin.batch["row"], step))
         for side, losses in zip(sides, theirs):
             side.learning_rate = float(rate(step))
             losses.append(float(side.step(side.put(begin.batch), noise)))
@@ -201,6 +202,42 @@ def test_a_joint_embedding_step_that_pytorch_does_not_have_is_refused(torch, con
     bench_step.comparable(c)
     with pytest.raises(UserError, match=message):
         Reference(SimpleNamespace(config=c), {}, Form(), "cpu")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "config, more, message",
+    [
+        ("cifar10_biggan", (), r"objective\.name='biggan'.*dcgan"),
+        ("cifar10_dcgan", ("--config.objective.loss=hinge",), r"--config\.objective\.loss=non_saturating"),
+        ("cifar10_dcgan", ("--config.objective.r1=1.0",), r"r1=1\.0 .*--config\.objective\.r1=0\.0"),
+        ("cifar10_dcgan", ("--config.objective.discriminator_steps=2",), r"discriminator_steps=2 .*steps=1"),
+        ("cifar10_dcgan", ("--config.objective.diff_augment=('colour',)",), r"diff_augment=\('colour',\) "),
+        ("cifar10_dcgan", ("--config.objective.ema_buffers=False",), r"--config\.objective\.ema_buffers=True"),
+        ("cifar10_dcgan", ("--config.accum=2",), r"--config\.accum=1"),
+    ],
+)
+def test_a_game_that_pytorch_does_not_have_is_refused(torch, config, more, message):
+    from torch_reference import Form, Reference
+
+    c = cli.load_config(flags(config, *more))
+    bench_step.comparable(c)
+    with pytest.raises(UserError, match=message):
+        Reference(SimpleNamespace(config=c), {}, Form(), "cpu")
+
+
+@pytest.mark.parity
+def test_a_generators_average_is_a_copy_until_its_start(torch):
+    import torch_gan
+
+    settings = SimpleNamespace(z_dim=2, ema_decay=0.75, ema_start=1)
+    game = torch_gan.DCGAN(width=1, layers=2, objective=settings)
+    pairs = [(m[0].weight.data, m[1].running_mean) for m in (game.generator, game.ema)]
+    for value, averaged in ((8.0, 8.0), (0.0, 6.0)):
+        for x in pairs[0]:
+            x.fill_(value)
+        game.average()
+        assert all(x.unique().tolist() == [averaged] for x in pairs[1])
 
 
 @pytest.mark.parity
