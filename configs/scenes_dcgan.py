@@ -5,7 +5,9 @@ Hardware:  2 CPU cores, at most 30 minutes
 Data:      'scenes', drawn by vitjax itself; nothing is downloaded
 Expected:  samples in which a person recognises the scenes, and no alarm; one with a discriminator that learns 100
            times as fast (--config.objective.discriminator_rate=100)
-Obtained:  not yet run
+Obtained:  coloured objects on textures in 25 minutes beside another run; FID (5,000 pictures each) of the features of
+           scenes_clip 35.2 at initialisation, 3.3 at the end, precision 0.67, recall 0.86; of 8 x 8 pixels 5.71 and
+           0.53; no alarm. At 100 times the rate, after 6,000 steps: 16.4, 0.81, 0.34, pixels 0.57, alarm 'won'
 """
 
 from ml_collections import ConfigDict

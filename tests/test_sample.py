@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_export import make_run, tiny
 
-from vitjax import experiment, export, sample, trees
+from vitjax import evaluate, experiment, export, sample, trees
 from vitjax.config import Tracked
 from vitjax.errors import UserError
 
@@ -62,6 +62,12 @@ def test_the_command_writes_a_picture(run, tmp_path, capsys):
     sample.main([f"--workdir={run}", f"--out={tmp_path / 'made' / 'grid.png'}", "--n=3", "--label=square"])
     assert "grid.png" in capsys.readouterr().out
     assert Image.open(tmp_path / "made" / "grid.png").size == (2 * 64 + 6, 2 * 64 + 6)
+
+
+def test_the_command_that_evaluates_takes_a_game(run, capsys):
+    few = [f"--config.evals.fid.{name}=8" for name in ("samples", "eval_examples")]
+    evaluate.main([f"--workdir={run}", "--evals=fid", *few])
+    assert "fid_like on pixels8" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -346,8 +346,8 @@ def main(argv: Sequence[str]) -> None:
     options.add_argument("--evals", metavar="NAMES", help=f"some of {','.join(EVALS)} instead of the run's own")
     values, given = cli.parse(options, argv)
     config = experiment.read_config(values.workdir)
-    # The run's mesh is that of another machine, perhaps.
-    config.mesh = base_config().mesh
+    # The run's mesh is that of another machine, perhaps, and what it started from is behind it.
+    config.mesh, config.init = base_config().mesh, base_config().init
     config.evals = chosen(config.evals, values.evals)
     tracked = Tracked(cli.override(config, given))
     devices.check(values.allow_cpu)
