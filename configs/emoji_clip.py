@@ -11,7 +11,10 @@ Command:   python tools/train_tokenizer.py "EMOJI/*/{000000,000001}.tar" --vocab
 Hardware:  2 CPU cores
 Expected:  of the 190, by chance 0.5% at R@1 and 2.6% at R@5; ridge regression from pixels to words gives R@5 of 15.3%
            from pictures to texts and 28.4% from texts to pictures
-Obtained:  not yet run
+Obtained:  of the 190, by Google / Twitter: pictures to texts R@1 10.0 / 12.1, R@5 24.2 / 25.8; texts to pictures R@1
+           15.3 / 13.7, R@5 24.7 / 23.7, below the ridge regression's: two thirds of these captions have a word that no
+           other has, and the 3,442 pairs are known by heart. Google's drawings find Twitter's: R@1 67.4, R@5 82.1
+           (16 x 16 pixels: 45.3, 65.3). 35 minutes beside another run, 26 CPU minutes
 """
 
 from vitjax.config import base_config, form, retrieval_eval, view

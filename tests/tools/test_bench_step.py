@@ -126,6 +126,7 @@ def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, torch, case, monk
 
     if case.startswith("simclr"):
         monkeypatch.setitem(resnet.DEPTHS, 18, (1, 1, 1, 1))  # the case "resnet18" has them all
+    monkeypatch.setitem(resnet.DEPTHS, 50, (2, 1, 1, 1))
     rates = ["--config.optim.warmup_steps=2", "--config.optim.base_lr=0.001", "--config.optim.base_batch=0"]
     config, *changes = CASES[case]
     b = bench(tmp_path, config, *rates, *changes)
