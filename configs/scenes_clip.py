@@ -1,9 +1,11 @@
 """CLIP on drawn scenes and their captions: two small towers, zero-shot and retrieval within minutes.
 
 Command:   python -m vitjax.main --config=configs/scenes_clip.py --workdir=runs/scenes_clip
-Hardware:  2 CPU cores
+Hardware:  2 CPU cores, about ten minutes
 Data:      'scenes', drawn by vitjax itself; nothing is downloaded
-Obtained:  not yet run
+Obtained:  of 1,000 test pictures, pictures to texts R@1 77.9, R@5 97.6; texts to pictures R@1 62.7, R@5 92.0; zero-shot
+           hue 97.9% of 8, shape 43.9% of 12 (top five 88.9%), texture 10.0% of 10, which is chance. The other words tell
+           the pictures of a batch apart, and nothing asks for the texture: the features do not hold it
 """
 
 from vitjax.config import base_config, form, retrieval_eval, zero_shot_eval
@@ -12,8 +14,8 @@ from vitjax.data.scenes import HUES, SHAPES
 
 def get_config(arg=""):
     c = base_config()
-    c.batch_size = 256
-    c.total_steps = 1000
+    c.batch_size = 128
+    c.total_steps = 4000
 
     c.data.builtin = "scenes"
     c.data.fields = ("text",)
@@ -25,17 +27,15 @@ def get_config(arg=""):
     # Captions say where things are and how large: no flips, and the whole picture.
     c.augment.crop_area, c.augment.crop_aspect, c.augment.flip = (1.0, 1.0), (1.0, 1.0), 0.0
 
-    c.model.name = "vit"
-    c.model.update(dict(width=96, depth=4, heads=3, mlp_dim=384, patch_px=8))
-    c.model.update(dict(class_token=True, pool="cls", posemb="learned", norm_eps=1e-6, activation="gelu"))
-    c.model.update(dict(drop_path=0.0, scan=False, remat=False, attention="xla"))
+    c.model.name = "resnet"
+    c.model.update(dict(depth=18, width=16, stem="cifar_half", zero_init_residual=True))
     c.text = dict(width=64, depth=3, heads=2, mlp_dim=256, vocab_size=0, causal=True, pool="eos", eos_id=2)
     c.text.update(dict(norm_eps=1e-6, activation="gelu", inits="clip", scan=False, remat=False, attention="xla"))
     c.towers = dict(embed_dim=64, image_projection="linear", text_projection="linear", scale=1 / 0.07, bias=None)
     c.objective.name = "clip"
     c.objective.update(dict(max_scale=100.0, multi_positive=True))  # captions repeat
 
-    c.optim.base_lr, c.optim.base_batch = 2e-3, 256
+    c.optim.base_lr, c.optim.base_batch = 2e-3, 128
     c.optim.warmup_steps = 100
     c.optim.weight_decay = 0.05
     c.optim.b2 = 0.98
