@@ -1,23 +1,26 @@
 """The models and training steps of vitjax in plain PyTorch, for `bench_step.py --against=torch`.
 
 Modules carry the names of timm's ViT, of the original MAE and of torchvision's ResNet, so that the tables of
-`vitjax.interop` copy the weights; SimCLR is in torch_simclr.py. The arithmetic is vitjax's: uint8 pictures in,
-normalised on the way; MAE embeds only the patches that it keeps; classifiers run in float32. What vitjax's step
-does beyond a plain one (the norm of all gradients, the refusal of an update that is not finite, the health panel,
-masks that depend on the seed and the row alone) is left out here, and so counts against vitjax.
+`vitjax.interop` copy the weights; SimCLR is in torch_simclr.py, and CLIP, which is open_clip's, in torch_clip.py. The
+arithmetic is vitjax's: uint8 pictures in, normalised on the way; MAE embeds only the patches that it keeps;
+classifiers run in float32. What vitjax's step does beyond a plain one (the norm of all gradients, the refusal of an
+update that is not finite, the health panel, masks that depend on the seed and the row alone) is left out here, and so
+counts against vitjax.
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torch_clip
 import torch_simclr
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
+from torch_forms import FORMATS, KERNELS, Form
 
 from vitjax import optim
 from vitjax.errors import UserError
@@ -32,8 +35,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
-KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "math": SDPBackend.MATH}
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 # Settings whose other values have no counterpart here.
 ONLY = {
     "accum": 1,
@@ -53,38 +54,6 @@ ONLY = {
 }
 
 
-class Form(NamedTuple):
-    """How the same step can be computed.
-
-    Attributes:
-      attention: the kernel of scaled_dot_product_attention: 'flash', 'math', or 'auto' for torch's choice.
-      memory: the layout of pictures and convolutions: 'contiguous' or 'channels_last'.
-      optimiser: 'fused' or 'foreach'.
-    """
-
-    attention: str = "auto"
-    memory: str = "contiguous"
-    optimiser: str = "fused"
-
-
-def choices(config: Any, cpu: bool) -> list[list[dict[str, str]]]:
-    """What is worth trying, one choice after the other: the values of a field of Form."""
-    out = []
-    if config.model.name == "resnet":
-        out.append([dict(memory=value) for value in FORMATS])
-    elif cpu:  # short sequences may be faster without the flash kernel; on GPUs torch chooses well
-        out.append([dict(attention=value) for value in KERNELS])
-    # On GPUs the fused optimiser is the fastest.
-    return [*out, [dict(optimiser=value) for value in ("foreach", "fused")]] if cpu else out
-
-
-def describe(config: Any, form: Form) -> str:
-    """The form in words, without what this model has no use for."""
-    resnet = config.model.name == "resnet"
-    part = f"{form.memory}" if resnet else f"scaled_dot_product_attention ({form.attention})"
-    return f"{part}, {form.optimiser} {config.optim.name}"
-
-
 class Reference:
     """A training step in PyTorch that starts from the weights of vitjax.
 
@@ -100,12 +69,14 @@ class Reference:
         _check(config)
         self.form, self.device = form, torch.device(device)
         self.num_patches = 0
-        model, rows = _model(built)
+        model, rows = _model(built, form)
         weights = table.write(variables, rows)
         model.load_state_dict({name: torch.from_numpy(x) for name, x in weights.items()})
         self.model = model.to(self.device, memory_format=FORMATS[form.memory]).train()
         self._clip_norm = config.optim.clip_norm
         self._optimiser = _optimiser(self.model, config.optim, form)
+        if config.objective.name == "clip":
+            torch_clip.bound_scale(self._optimiser, self.model, config.objective.max_scale)
         self.learning_rate = optim.describe(config, built.run)["peak_lr"]
         mean, std = (np.asarray(x, np.float32) for x in (config.data.mean, config.data.std))
         self._scale = torch.tensor(1 / (255 * std), device=self.device)
@@ -175,8 +146,17 @@ class Reference:
     def _pair_loss(self, config: Any) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
         return lambda batch, noise: self.model(self._planes(batch))
 
+    def _caption_loss(self, config: Any) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
+        loss = torch_clip.loss()
+        return lambda batch, noise: loss(*self.model(self._planes(batch), batch["text"][:, 0]))
 
-LOSSES = {"mae": Reference._mae_loss, "supervised": Reference._class_loss, "simclr": Reference._pair_loss}
+
+LOSSES = {
+    "mae": Reference._mae_loss,
+    "supervised": Reference._class_loss,
+    "simclr": Reference._pair_loss,
+    "clip": Reference._caption_loss,
+}
 
 
 def patchify(images: Tensor, patch_px: int) -> Tensor:
@@ -376,14 +356,11 @@ def _add_positions(module: nn.Module, name: str, posemb: str, length: int, width
         module.register_buffer(name, zeros)
 
 
-def _model(built: Experiment) -> tuple[nn.Module, list[table.Row]]:
+def _model(built: Experiment, form: Form) -> tuple[nn.Module, list[table.Row]]:
     """The model of an experiment, and the table of its names."""
     config, c = built.config, built.config.model
-    if config.objective.name not in LOSSES:
-        raise UserError(
-            f"config.objective.name={config.objective.name!r} is not written in PyTorch here; "
-            f"--against=torch knows {', '.join(LOSSES)}"
-        )
+    if config.objective.name == "clip":
+        return torch_clip.make(built, form.block)
     if config.objective.name == "simclr":
         if c.name != "resnet":
             raise UserError(f"config.model.name={c.name!r} of simclr is not written in PyTorch here; choose 'resnet'")
@@ -422,7 +399,16 @@ def _optimiser(model: nn.Module, settings: Any, form: Form) -> torch.optim.Optim
 
 def _check(config: Any) -> None:
     """Nothing, if all that the config asks for is written here."""
-    for key, value in ONLY.items():
+    if config.objective.name not in LOSSES:
+        raise UserError(
+            f"config.objective.name={config.objective.name!r} is not written in PyTorch here; "
+            f"--against=torch knows {', '.join(LOSSES)}"
+        )
+    only = ONLY
+    if config.objective.name == "clip":
+        torch_clip.check(config)
+        only = ONLY | torch_clip.ONLY
+    for key, value in only.items():
         section, name = config, key
         if "." in key:
             section, name = config[key.split(".")[0]], key.split(".")[1]
