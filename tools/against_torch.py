@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 import torch
-import torch_reference
+import torch_forms
 from jaxtyping import Array, Float
-from torch_reference import Form, Reference
+from torch_forms import Form
+from torch_reference import Reference
 
 from vitjax import augment, experiment, latent, loop, sharding, trees
 from vitjax.models import patches
@@ -58,7 +59,7 @@ def compare(bench: Any, steps: int, blocks: int) -> dict[str, str]:
 
     exact = cpu and np.dtype(bench.built.run.dtype) == np.float32
     theirs = check_loss(begin, make(Form()), TOLERANCE if exact else LOW_TOLERANCE)
-    form, tried = fastest_form(torch_reference.choices(bench.config, cpu), make, begin)
+    form, tried = fastest_form(torch_forms.choices(bench.config, cpu), make, begin)
     reference = make(form)
     times = timing.interleave({"vitjax": bench.bare, "torch": runner(reference, begin)}, steps, blocks)
     return {
@@ -68,7 +69,7 @@ def compare(bench: Any, steps: int, blocks: int) -> dict[str, str]:
         f"{steps} steps in turns",
         "loss": f"at step 0 {begin.loss:.6f} and {theirs:.6f}",
         "settings": f"torch {torch.__version__}, {'eager' if cpu else 'torch.compile'}, "
-        f"{torch.get_num_threads()} threads, {torch_reference.describe(bench.config, form)}",
+        f"{torch.get_num_threads()} threads, {torch_forms.describe(bench.config, form)}",
         "tried": tried or "no other form",
     }
 

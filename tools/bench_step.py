@@ -4,9 +4,10 @@
     python tools/bench_step.py --config=configs/mae_vitb.py --config.batch_size=64 --steps=5
     python tools/bench_step.py --config=configs/quickstart.py --against=torch
 
-Any config works, without its data: pictures and labels are random numbers in memory. Reported are the time
-to compile (without any cache) and to the first step, ms a step, pictures/s, FLOPs, MFU where the peak of the
-device is known, peak memory, and what the real loop (host batches, log) adds to the bare jitted step.
+Any config works, without its data and its tokenizer's files: pictures, labels and the tokens of captions are random
+numbers in memory. Reported are the time to compile (without any cache) and to the first step, ms a step, pictures/s,
+FLOPs, MFU where the peak of the device is known, peak memory, and what the real loop (host batches, log) adds to the
+bare jitted step.
 
 Times are those of blocks of --steps steps, of which --blocks of each kind take turns, so that whatever else
 the machine does meets both. Each block starts with a step that is not counted. A ratio is that of the
@@ -15,8 +16,9 @@ medians; the smallest and largest ratio of two neighbouring blocks stand beside 
 --against=torch times the same model, loss and optimiser in PyTorch (tools/torch_reference.py) on one device.
 Both sides get the same uint8 crops and normalise them; random crops and flips are left out. SimCLR's two views
 are the crop and its mirror image, there is no online probe, and LARS, which PyTorch has not, is SGD on both sides.
-They start from the same weights, and their losses must agree at step 0. PyTorch gets every core, and whatever is
-fastest here of its attention kernels, memory formats and optimisers; on a GPU it is compiled. All of it is printed.
+CLIP is open_clip's model and loss, on the same tokens. They start from the same weights, and their losses must agree
+at step 0. PyTorch gets every core, and whatever is fastest here of its attention kernels, memory formats and
+optimisers; on a GPU it is compiled. All of it is printed.
 """
 
 import os
@@ -33,7 +35,7 @@ import resource  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
-from collections.abc import Callable, Iterator, Mapping, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
@@ -41,15 +43,19 @@ import ml_collections  # noqa: E402
 import numpy as np  # noqa: E402
 import timing  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
+from jaxtyping import Int32  # noqa: E402
 
 from vitjax import cli, devices, experiment, flops, hooks, loop, sharding  # noqa: E402
 from vitjax.config import Tracked, view  # noqa: E402
+from vitjax.data import pipeline, tokenize, vocabulary_files  # noqa: E402
 from vitjax.errors import UserError  # noqa: E402
+from vitjax.objective import Run, Tokens  # noqa: E402
 from vitjax.progress import Progress, start_table  # noqa: E402
 from vitjax.writers import MetricsWriter  # noqa: E402
 
 EXAMPLES = 1_281_167  # of ImageNet-1k; what a schedule in epochs counts with
 NUM_BATCHES = 4
+CAPTION_TOKENS = 12  # the median; captions from the web have about ten words
 
 
 def main(argv: Sequence[str]) -> int:
@@ -85,14 +91,19 @@ def main(argv: Sequence[str]) -> int:
 
 def comparable(config: ml_collections.ConfigDict) -> dict[str, str]:
     """What the config now has in place of something that the other framework has not or draws otherwise."""
-    if not config.augment.views:
+    replaced = {}
+    if config.loss_chunks > 1:
+        replaced["similarities"] = f"in one piece, in place of {config.loss_chunks}"
+        config.loss_chunks = 1
+    if sum(entry.count for entry in config.augment.views.values()) < 2:
+        config.augment.views = ml_collections.ConfigDict()
         config.data.crop, config.augment.flip = "host", 0.0
-        return {"views": "the crops of the loader"}
+        return replaced | {"views": "the crops of the loader"}
     whole = dict(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
     config.data.canvas_px, config.probe.field = config.data.size_px, ""
     views = dict(mirrored=view(flip=1.0, **whole), plain=view(flip=0.0, **whole))
     config.augment.views = ml_collections.ConfigDict(views)
-    replaced = {"views": "the crops of the loader and their mirror images"}
+    replaced["views"] = "the crops of the loader and their mirror images"
     if config.optim.name == "lars":
         # A rate for LARS is far too large without its trust ratios.
         config.optim.name, config.optim.base_lr = "sgd", 0.03
@@ -108,8 +119,27 @@ def _against_torch() -> Any:
     return against_torch
 
 
+def caption_form(config: Any) -> pipeline.Form | None:
+    """The slots of captions in which tokens are as the text tower expects them, so that no tokenizer is needed.
+
+    None where there are no captions, or the tokenizer must be asked: 'bytes' has no files, and a
+    `config.text.vocab_size` of 0 is in those of the others.
+    """
+    data = config.data
+    if "text" not in data.fields or "text" not in config or not config.text.vocab_size:
+        return None
+    if not vocabulary_files.kind_of(data.tokenizer):
+        return None
+    text = config.text
+    end = text.vocab_size - 1 if text.pool == "argmax" else text.eos_id
+    tokenizer = tokenize.of_bytes(data.text_length)._replace(
+        name="random", vocab_size=text.vocab_size, pad=data.text_pad or 0, begin=None, end=end
+    )
+    return pipeline.Form(tokenizer, data.captions)
+
+
 class Synthetic:
-    """A source in name only: random pictures, and labels in the field that is learned."""
+    """A source in name only: random pictures and captions, and labels in the field that is learned."""
 
     def __init__(self, config: Any, classes: int):
         objective, self._classes = config.objective, classes
@@ -120,21 +150,39 @@ class Synthetic:
         return EXAMPLES
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": np.zeros((1, 1, 3), np.uint8), self._label: index % self._classes}
+        return {"image": np.zeros((1, 1, 3), np.uint8), "text": (), self._label: index % self._classes}
 
     def name(self, index: int) -> str:
         return f"random picture {index}"
 
-    def batch(self, spec: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def batch(self, run: Run, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A host batch."""
+        spec = run.batch_spec
         size, edge = spec["image"].shape[:2]
-        return {
+        batch = {
             "image": rng.integers(0, 256, spec["image"].shape, np.uint8),
             "size": np.full((size, 2), edge, np.int32),
             "row": np.arange(size, dtype=np.int32),
             "valid": np.ones(size, bool),
             self._label: rng.integers(0, self._classes, size, np.int32),
         }
+        if run.tokens is not None:
+            batch["text"] = captions(spec["text"].shape, run.tokens, rng)
+            batch["text_valid"] = np.ones(spec["text_valid"].shape, bool)
+        return batch
+
+
+def captions(
+    shape: tuple[int, int, int], tokens: Tokens, rng: np.random.Generator
+) -> Int32[np.ndarray, "B C L"]:
+    """Random tokens, the end once after each text, and padding. Few texts are much longer than `CAPTION_TOKENS`."""
+    end = tokens.vocab_size if tokens.end is None else tokens.end
+    words = rng.integers(0, tokens.vocab_size - 1, shape, np.int32)
+    words += words >= end  # none of them is the end
+    lengths = rng.lognormal(np.log(CAPTION_TOKENS), 0.6, (*shape[:2], 1)).astype(int).clip(1, shape[2] - 1)
+    place = np.arange(shape[2])
+    after = tokens.pad if tokens.end is None else np.where(place == lengths, end, tokens.pad)
+    return np.where(place < lengths, words, after).astype(np.int32)
 
 
 class Bench:
@@ -148,9 +196,9 @@ class Bench:
         self.config, self.mesh = Tracked(config), mesh
         sharding.check_batch_size(config.batch_size, mesh, config.accum)
         source = Synthetic(config, classes)
-        self.built = experiment.prepare(self.config, source, None)
+        self.built = experiment.prepare(self.config, source, None, caption_form(self.config))
         rng = np.random.default_rng(config.seed)
-        self.batches = [source.batch(self.built.run.batch_spec, rng) for _ in range(NUM_BATCHES)]
+        self.batches = [source.batch(self.built.run, rng) for _ in range(NUM_BATCHES)]
         self.abstract = sharding.abstract(experiment.abstract_state(self.built), mesh)
         before = time.perf_counter()
         self.state = jax.block_until_ready(experiment.fresh_state(self.built, self.abstract, {}))
@@ -206,11 +254,12 @@ class Bench:
         """What is measured, and what is known before any step is timed."""
         run, device = self.built.run, self.mesh.devices.flat[0].device_kind
         picture = run.batch_spec["image"]
+        texts = "" if run.tokens is None else f" with texts of {run.tokens.text_length} tokens"
         params = sum(x.size for x in jax.tree.leaves(self.state.params))
         return {
             "step": f"{self.config.objective.name} with {self.config.model.name}, {params:,} parameters",
             "devices": f"{self.mesh.size} x {device}, {timing.cores()} cores, jax {jax.__version__}",
-            "batch": f"uint8 {list(picture.shape)}, computing in {np.dtype(run.dtype).name}",
+            "batch": f"uint8 {list(picture.shape)}{texts}, computing in {np.dtype(run.dtype).name}",
             "compile": f"{self.compile_s:.1f} s the step, {self.init_s:.1f} s the initial state",
             "first step": f"done {self.first_step_s:.1f} s after the start of the program",
         }

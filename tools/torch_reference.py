@@ -1,10 +1,11 @@
 """The models and training steps of vitjax in plain PyTorch, for `bench_step.py --against=torch`.
 
 Modules carry the names of timm's ViT, of the original MAE and of torchvision's ResNet, so that the tables of
-`vitjax.interop` copy the weights; SimCLR is in torch_simclr.py, DCGAN in torch_gan.py. The arithmetic is vitjax's:
-uint8 pictures in, normalised on the way; MAE embeds only the patches that it keeps; classifiers run in float32. What
-vitjax's step does beyond a plain one (the norm of all gradients, the refusal of an update that is not finite, the
-health panel, masks that depend on the seed and the row alone) is left out here, and so counts against vitjax.
+`vitjax.interop` copy the weights; SimCLR is in torch_simclr.py, DCGAN in torch_gan.py, and CLIP, which is open_clip's,
+in torch_clip.py. The arithmetic is vitjax's: uint8 pictures in, normalised on the way; MAE embeds only the patches that
+it keeps; classifiers run in float32. What vitjax's step does beyond a plain one (the norm of all gradients, the refusal
+of an update that is not finite, the health panel, masks that depend on the seed and the row alone) is left out here,
+and so counts against vitjax.
 """
 
 import contextlib
@@ -15,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torch_clip
 import torch_gan
 import torch_simclr
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
+from torch_forms import FORMATS, KERNELS, Form
 
 from vitjax import optim
 from vitjax.errors import UserError
@@ -33,9 +36,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
-KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "math": SDPBackend.MATH}
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-CONVOLUTIONAL = ("resnet", "dcgan")  # models that have no attention
 # Settings whose other values have no counterpart here.
 ONLY = {
     "accum": 1,
@@ -53,38 +53,8 @@ ONLY = {
     "optim.frozen": (),
     "optim.held": (),
 }
-
-
-class Form(NamedTuple):
-    """How the same step can be computed.
-
-    Attributes:
-      attention: the kernel of scaled_dot_product_attention: 'flash', 'math', or 'auto' for torch's choice.
-      memory: the layout of pictures and convolutions: 'contiguous' or 'channels_last'.
-      optimiser: 'fused' or 'foreach'.
-    """
-
-    attention: str = "auto"
-    memory: str = "contiguous"
-    optimiser: str = "fused"
-
-
-def choices(config: Any, cpu: bool) -> list[list[dict[str, str]]]:
-    """What is worth trying, one choice after the other: the values of a field of Form."""
-    out = []
-    if config.model.name in CONVOLUTIONAL:
-        out.append([dict(memory=value) for value in FORMATS])
-    elif cpu:  # short sequences may be faster without the flash kernel; on GPUs torch chooses well
-        out.append([dict(attention=value) for value in KERNELS])
-    # On GPUs the fused optimiser is the fastest.
-    return [*out, [dict(optimiser=value) for value in ("foreach", "fused")]] if cpu else out
-
-
-def describe(config: Any, form: Form) -> str:
-    """The form in words, without what this model has no use for."""
-    convolutional = config.model.name in CONVOLUTIONAL
-    part = f"{form.memory}" if convolutional else f"scaled_dot_product_attention ({form.attention})"
-    return f"{part}, {form.optimiser} {config.optim.name}"
+# Of one objective alone.
+OWN = {"clip": torch_clip.ONLY, "dcgan": torch_gan.ONLY}
 
 
 class Move(NamedTuple):
@@ -115,10 +85,10 @@ class Reference:
 
     def __init__(self, built: Experiment, variables: Mapping[str, np.ndarray], form: Form, device: str):
         config = built.config
-        _check(config, ONLY)
+        _check(config)
         self.form, self.device = form, torch.device(device)
         self.num_patches = 0
-        model, rows = _model(built)
+        model, rows = _model(built, form)
         weights = table.write(variables, rows)
         model.load_state_dict({name: torch.from_numpy(x) for name, x in weights.items()})
         self.model = model.to(self.device, memory_format=FORMATS[form.memory]).train()
@@ -209,7 +179,7 @@ class Reference:
     def _moves_of(self, config: Any) -> list[Move]:
         """The updates of a step, in their order."""
         name = config.objective.name
-        return GAMES[name](self, config) if name in GAMES else [Move(LOSSES[name](self, config), self.model)]
+        return MOVES[name](self, config) if name in MOVES else [Move(LOSSES[name](self, config), self.model)]
 
     def _gan_moves(self, config: Any) -> list[Move]:
         game, rate = self.model, config.objective.discriminator_rate
@@ -226,9 +196,17 @@ class Reference:
 
         return [Move(judge, game.discriminator, rate), Move(make, game.generator, after=game.average)]
 
+    def _caption_moves(self, config: Any) -> list[Move]:
+        value, max_scale = torch_clip.loss(), config.objective.max_scale
+
+        def loss(batch: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
+            return value(*self.model(self._planes(batch), batch["text"][:, 0]))
+
+        return [Move(loss, self.model, after=lambda: torch_clip.bound_scale(self.model, max_scale))]
+
 
 LOSSES = {"mae": Reference._mae_loss, "supervised": Reference._class_loss, "simclr": Reference._pair_loss}
-GAMES = {"dcgan": Reference._gan_moves}
+MOVES = {"dcgan": Reference._gan_moves, "clip": Reference._caption_moves}
 
 
 def patchify(images: Tensor, patch_px: int) -> Tensor:
@@ -428,14 +406,11 @@ def _add_positions(module: nn.Module, name: str, posemb: str, length: int, width
         module.register_buffer(name, zeros)
 
 
-def _model(built: Experiment) -> tuple[nn.Module, list[table.Row]]:
+def _model(built: Experiment, form: Form) -> tuple[nn.Module, list[table.Row]]:
     """The model of an experiment, and the table of its names."""
     config, c = built.config, built.config.model
-    if config.objective.name not in (*LOSSES, *GAMES):
-        raise UserError(
-            f"config.objective.name={config.objective.name!r} is not written in PyTorch here; "
-            f"--against=torch knows {', '.join((*LOSSES, *GAMES))}"
-        )
+    if config.objective.name == "clip":
+        return torch_clip.make(built, form.block)
     if config.objective.name == "simclr":
         if c.name != "resnet":
             raise UserError(f"config.model.name={c.name!r} of simclr is not written in PyTorch here; choose 'resnet'")
@@ -443,7 +418,6 @@ def _model(built: Experiment) -> tuple[nn.Module, list[table.Row]]:
         model = torch_simclr.SimCLR(encoder, encoder.num_features, config.objective)
         return model, torch_simclr.rows(names, config.objective.projector)
     if config.objective.name == "dcgan":
-        _check(config, torch_gan.ONLY)
         return torch_gan.make(config)
     if c.name == "resnet":
         classes = built.run.class_names[config.objective.label]
@@ -475,8 +449,17 @@ def _optimiser(model: nn.Module, settings: Any, form: Form) -> torch.optim.Optim
     raise UserError(f"config.optim.name={settings.name!r} is not in PyTorch; choose 'adamw' or 'sgd'")
 
 
-def _check(config: Any, only: Mapping[str, Any]) -> None:
-    """Nothing, if the config has these values wherever it has these settings."""
+def _check(config: Any) -> None:
+    """Nothing, if all that the config asks for is written here."""
+    name = config.objective.name
+    if name not in (*LOSSES, *MOVES):
+        raise UserError(
+            f"config.objective.name={name!r} is not written in PyTorch here; --against=torch knows "
+            f"{', '.join((*LOSSES, *MOVES))}"
+        )
+    if name == "clip":
+        torch_clip.check(config)
+    only = ONLY | OWN.get(name, {})
     for key, value in only.items():
         section, name = config, key
         if "." in key:

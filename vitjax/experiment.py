@@ -69,10 +69,16 @@ def title(config: Any) -> str:
     return config.objective.name + (f" with {config.model.name}" if "name" in tuple(config.model) else "")
 
 
-def prepare(config: Tracked, source: Any, path: Path | None) -> Experiment:
-    """The experiment of a config on the pictures of `source`, to live in the directory `path`."""
+def prepare(
+    config: Tracked, source: Any, path: Path | None, form: pipeline.Form | None = None
+) -> Experiment:
+    """The experiment of a config on the pictures of `source`, to live in the directory `path`.
+
+    Args:
+      form: the slots of a picture's fields, where they are not those of `config.data`.
+    """
     data = config.data
-    form = pipeline.form(data)
+    form = pipeline.form(data) if form is None else form
     spec = pipeline.batch_spec(
         source,
         batch_size=config.batch_size,

@@ -11,9 +11,11 @@ import pytest
 import reference_libraries
 import timing
 
-from vitjax import augment, cli, optim, sharding
+from vitjax import augment, cli, experiment, optim, sharding
+from vitjax.config import Tracked
 from vitjax.errors import UserError
 from vitjax.models import resnet
+from vitjax.models import text as text_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -91,6 +93,32 @@ def test_a_ratio_is_of_the_medians_with_the_range_of_neighbours():
     assert timing.spread([0.003, 0.001, 0.002]) == "2 ms a step (1 to 3)"
 
 
+@pytest.mark.parametrize("config", ["clip_vitb32", "siglip_vitb16", "lit_b16"])
+def test_captions_are_made_up_where_there_is_no_tokenizer(config):
+    c = cli.load_config([f"--config={CONFIGS / config}.py", "--config.batch_size=64", "--config.loss_chunks=1"])
+    source = bench_step.Synthetic(c, classes=10)
+    built = experiment.prepare(Tracked(c), source, None, bench_step.caption_form(c))
+    batch = source.batch(built.run, np.random.default_rng(0))
+    assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+        name: (s.shape, s.dtype) for name, s in built.run.batch_spec.items()
+    }
+    text, tokens = batch["text"][:, 0], built.run.tokens
+    assert text.min() >= 0 and text.max() < c.text.vocab_size
+    lengths = np.argmax(text == tokens.end, axis=1)
+    assert np.all(text[np.arange(64), lengths] == tokens.end) and lengths.min() < 8 <= np.median(lengths)
+    after = np.arange(c.data.text_length) > lengths[:, None]
+    assert np.all(text[after] == tokens.pad)
+    if c.text.pool != "last":
+        np.testing.assert_array_equal(text_model.pooled_at(text, c.text.pool, c.text.eos_id), lengths)
+
+
+def test_a_vocabulary_of_unknown_size_needs_its_file():
+    c = cli.load_config(flags("scenes_clip", "--config.data.tokenizer=hf:/nowhere", "--config.text.vocab_size=0"))
+    assert bench_step.caption_form(c) is None
+    with pytest.raises(UserError, match=r"config\.data\.tokenizer='hf:/nowhere': there is no"):
+        experiment.prepare(Tracked(c), bench_step.Synthetic(c, classes=10), None, None)
+
+
 @pytest.mark.parametrize("flag", ["--steps=0", "--blocks=0", "--classes=0"])
 def test_a_bench_of_nothing_is_refused(flag):
     with pytest.raises(UserError, match=f"{flag}.* at least 1"):
@@ -115,6 +143,12 @@ CASES = {
         "--config.objective.projector.out_norm=affine", "--config.objective.projector.out_bias=False",
     ),
     "dcgan": ("cifar10_dcgan", "--config.objective.discriminator_rate=2.0", "--config.optim.base_lr=0.002"),
+    "clip": ("clip_vitb32", "--config.optim.clip_norm=0.5", "--config.objective.max_scale=14.3"),  # which binds
+    "clip_gelu": (
+        "clip_vitb32", "--config.model.activation=gelu", "--config.text.activation=gelu_tanh",
+        "--config.text.pool=last", "--config.text.causal=False", "--config.model.norm_eps=0.1",
+        "--config.model.mlp_dim=48",
+    ),
 }  # fmt: skip
 
 
@@ -122,8 +156,11 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, torch, case, monkeypatch):
     import against_torch
-    from torch_reference import Form, Reference
+    from torch_forms import Form
+    from torch_reference import Reference
 
+    if case.startswith("clip"):
+        reference_libraries.open_clip()
     if case.startswith("simclr"):
         monkeypatch.setitem(resnet.DEPTHS, 18, (1, 1, 1, 1))  # the case "resnet18" has them all
     monkeypatch.setitem(resnet.DEPTHS, 50, (2, 1, 1, 1))
@@ -133,7 +170,7 @@ def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, torch, case, monk
     with sharding.use(b.mesh):
         begin = against_torch.start(b)
     rate = optim.make(b.config, b.built.run)[1]
-    forms = [Form("math", "contiguous", "foreach"), Form("auto", "channels_last", "fused")]
+    forms = [Form("math", "contiguous", "foreach"), Form("auto", "channels_last", "fused", "custom")]
     sides = [Reference(b.built, begin.variables, form, "cpu") for form in forms]
     ours, theirs = [begin.loss], [[], []]
     for step in range(3):
@@ -154,7 +191,8 @@ def test_pytorch_has_the_same_losses_for_three_steps(tmp_path, torch, case, monk
 @pytest.mark.parity
 def test_another_network_is_refused(tmp_path, torch):
     import against_torch
-    from torch_reference import Form, Reference
+    from torch_forms import Form
+    from torch_reference import Reference
 
     b = bench(tmp_path, "supervised_resnet50")
     with sharding.use(b.mesh):
@@ -191,13 +229,22 @@ def test_nt_xent_is_that_of_lightly():
 @pytest.mark.parametrize(
     "config, more, message",
     [
-        ("cifar10_byol", (), r"objective\.name='byol'.*mae, supervised, simclr"),
+        ("cifar10_byol", (), r"objective\.name='byol'.*mae, supervised, simclr, clip"),
+        ("siglip_vitb16", (), r"objective\.name='siglip'.*clip"),
+        ("lit_b16", (), r"objective\.name='lit'.*clip"),
+        ("clip_r50", (), r"model\.name='clip_resnet'.*'clip_vit'"),
+        ("clip_vitb32", ("--config.embed_chunks=2",), r"--config\.embed_chunks=1"),
+        ("clip_vitb32", ("--config.model.pool=gap",), r"--config\.model\.pool=cls"),
+        ("clip_vitb32", ("--config.objective.multi_positive=True",), r"--config\.objective\.multi_positive=False"),
+        ("clip_vitb32", ("--config.text.activation=gelu",), r"--config\.text\.activation=quick_gelu"),
+        ("clip_vitb32", ("--config.optim.no_decay=()",), r"--config\.optim\.no_decay=\('backbone/cls\$',\)"),
         ("cifar10_simclr", ("--config.embed_chunks=2",), r"--config\.embed_chunks=1"),
         ("cifar10_simclr", ("--config.objective.projector.out_norm=no_centre",), r"out_norm='no_centre'.*affine"),
     ],
 )
 def test_a_joint_embedding_step_that_pytorch_does_not_have_is_refused(torch, config, more, message):
-    from torch_reference import Form, Reference
+    from torch_forms import Form
+    from torch_reference import Reference
 
     c = cli.load_config(flags(config, *more))
     bench_step.comparable(c)
@@ -219,7 +266,8 @@ def test_a_joint_embedding_step_that_pytorch_does_not_have_is_refused(torch, con
     ],
 )
 def test_a_game_that_pytorch_does_not_have_is_refused(torch, config, more, message):
-    from torch_reference import Form, Reference
+    from torch_forms import Form
+    from torch_reference import Reference
 
     c = cli.load_config(flags(config, *more))
     bench_step.comparable(c)
@@ -253,7 +301,8 @@ def test_a_generators_average_is_a_copy_until_its_start(torch):
     ],
 )
 def test_what_pytorch_does_not_have_is_refused(tmp_path, torch, more):
-    from torch_reference import Form, Reference
+    from torch_forms import Form
+    from torch_reference import Reference
 
     from vitjax import trees
 
