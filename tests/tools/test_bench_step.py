@@ -229,7 +229,7 @@ def test_nt_xent_is_that_of_lightly():
 @pytest.mark.parametrize(
     "config, more, message",
     [
-        ("cifar10_byol", (), r"objective\.name='byol'.*mae, supervised, simclr, clip"),
+        ("cifar10_byol", (), r"objective\.name='byol'.*mae, supervised, simclr, dcgan, clip"),
         ("siglip_vitb16", (), r"objective\.name='siglip'.*clip"),
         ("lit_b16", (), r"objective\.name='lit'.*clip"),
         ("clip_r50", (), r"model\.name='clip_resnet'.*'clip_vit'"),
