@@ -4,7 +4,8 @@ Command:   python -m vitjax.main --config=configs/cifar10_dcgan.py --config.data
            CIFAR10 holds parquet files train-*.parquet and test-*.parquet with columns image and label
 Hardware:  2 CPU cores, under an hour
 Expected:  linear probe above raw pixels (41%) and above the same network before training
-Obtained:  not yet run
+Obtained:  linear 69.7% (at initialisation 62.2, pixels 41.5), kNN 61.9% (50.5, 36.3), on all 10,000 test pictures of a
+           JPEG copy; FID of 8 x 8 pixels 8.70 at initialisation, 0.13; no alarm; 24 minutes beside other runs
 """
 
 from ml_collections import ConfigDict
