@@ -47,7 +47,7 @@ def test_the_directory_has_the_config_the_weights_and_the_pictures_preparation(f
     assert config["architectures"] == [name] and config["vision_config"]["image_size"] == 16
     assert config["text_config"]["max_position_embeddings"] == 8
     prepared = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert prepared["size"] == {"shortest_edge": 18} and prepared["crop_size"] == {"height": 16, "width": 16}
+    assert prepared["size"] == {"shortest_edge": 16} and prepared["crop_size"] == {"height": 16, "width": 16}
     assert prepared["image_mean"] == list(made.config.data.mean) and prepared["resample"] == 3
     weights = load_file(tmp_path / "model.safetensors")
     assert {x.dtype for x in weights.values()} == {np.dtype("float32")}
@@ -107,7 +107,15 @@ def test_a_config_of_another_model_or_one_with_gaps_is_refused():
     with pytest.raises(UserError, match="model_type='bert'; known are clip, siglip"):
         huggingface.settings({"model_type": "bert"})
     with pytest.raises(UserError, match="text_config.eos_token_id is missing .*to_dict"):
-        huggingface.settings({"model_type": "siglip", "vision_config": {}, "text_config": {}})
+        huggingface.settings({"model_type": "clip", "vision_config": {}, "text_config": {}})
+
+
+def test_siglips_end_is_not_clips_though_its_config_says_so(tmp_path):
+    made, params = built("siglip", tmp_path)
+    flat = trees.unstack(trees.flatten({"params": params}))
+    config = huggingface.files(made.config, flat).json["config.json"]
+    config["text_config"]["eos_token_id"] = 49407  # transformers' default
+    assert huggingface.settings(config)["text"]["eos_id"] == 1
 
 
 @pytest.mark.parity

@@ -124,8 +124,8 @@ def objective(
     def after(params: Tree, extra: Tree, step: Array) -> tuple[Tree, Tree]:
         if not max_scale:
             return params, extra
-        # The bound is on the parameter, after the step: a bounded scale within the loss would lose its gradient.
-        return {**params, "logit_scale": jnp.minimum(params["logit_scale"], jnp.log(max_scale))}, extra
+        # The bounds are on the parameter, after the step: a bounded scale within the loss would lose its gradient.
+        return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, jnp.log(max_scale))}, extra
 
     def image_embed(variables: Tree, batch: Any, key: Array) -> Float[Array, "B E"]:
         return model.apply(variables, eval_view(batch), method="embed_images")

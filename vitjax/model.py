@@ -78,6 +78,7 @@ class Model:
           UserError: the model was not trained with texts, or something else than texts was given.
         """
         function = self._function("text_embed")
+        texts = texts if isinstance(texts, str) else list(texts)
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise UserError(f"texts must be a list of str, such as ['a red bicycle'], and not {texts!r:.80}")
         tokens = [self.tokenizer.encode(text) for text in texts]

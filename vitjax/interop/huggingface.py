@@ -19,6 +19,7 @@ ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_py
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 # With this id transformers pools the largest id instead of the first `eos_token_id`, as OpenAI's code does.
 ARGMAX_EOS_ID = 2
+SIGLIP_EOS_ID = 1
 
 # What transformers fixes in each of its classes, and so has to be so.
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
@@ -82,7 +83,8 @@ def settings(facts: Mapping[str, Any]) -> published.Settings:
         raise UserError(f"config.json is of model_type={kind!r}; known are {', '.join(FORMS)}")
     image, text = (_Facts(facts.get(f"{x}_config", {}), f"{x}_config") for x in ("vision", "text"))
     clip, forms = kind == "clip", FORMS[kind]
-    eos = text["eos_token_id"]
+    # SigLIP's texts are their last token's; its config.json has CLIP's end by default, which is no token of its own.
+    eos = text["eos_token_id"] if clip else SIGLIP_EOS_ID
     text_settings = _tower(text) | dict(vocab_size=text["vocab_size"], eos_id=eos, **forms["text"])
     if clip:
         legacy = eos == ARGMAX_EOS_ID

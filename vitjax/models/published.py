@@ -11,8 +11,11 @@ Hugging Face.
 
 from typing import Any
 
-CLIP_PIXELS = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
-HALF_PIXELS = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# How their pictures are fed: the short side is the network's, and the middle is cut out.
+CLIP_PIXELS = dict(
+    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), eval_crop_fraction=1.0
+)
+HALF_PIXELS = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), eval_crop_fraction=1.0)
 
 Settings = dict[str, dict[str, Any]]
 
