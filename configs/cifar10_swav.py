@@ -10,8 +10,9 @@ Obtained:  not yet run to its end; kNN 38.9% after 2,000 steps and 40.7% after 4
            JPEG-compressed copy; one NVIDIA H200, jax 0.11.2
            in the form :cpu kNN 50.6% and linear probe 52.7% after its 2,540 steps (random network 24.5% and 28.1%,
            pixels 36.3% and 41.5%)
-Note:      the loss had hardly begun to fall then (7.79, chance 8.01), and the alarm 'chance' was on from step
-           1,470 to 2,810
+Note:      it collapsed to equal codes when the prototypes were released (step 390), and was leaving that slowly (loss
+           7.79, chance 8.01; the alarm 'chance' was on from step 1,470 to 2,810). In a small copy of it (16 px, a
+           ResNet-10 of width 16, 300 steps) --config.objective.epsilon=0.03 does not collapse; not tried at this size
 """
 
 from vitjax import policies, published_heads
