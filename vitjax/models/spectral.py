@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vitjax.models.convolution import convolve
+
 Init = Callable[..., Array]
 
 EPS = 1e-6  # that of BigGAN's runs, below which a vector is not stretched to length 1
@@ -49,13 +51,8 @@ class Conv(nn.Module):
             "kernel", self.weight_init, (self.kernel, self.kernel, x.shape[-1], self.features)
         )
         kernel = _normalised(self, kernel, train)
-        x = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        around = (self.kernel // 2, self.kernel // 2)
+        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), (1, 1), (around, around))
         return x + _bias(self) if self.use_bias else x
 
 
