@@ -14,6 +14,7 @@ from vitjax.data import tokenize
 from vitjax.errors import UserError
 from vitjax.evals import prompts
 from vitjax.experiment import Experiment
+from vitjax.vectors import normalised
 
 Pictures = UInt8[np.ndarray, "B H W 3"] | Sequence[UInt8[np.ndarray, "h w 3"]]
 
@@ -104,7 +105,7 @@ class Model:
             )
         texts = prompts.Templates("", tuple(templates)).prompts(names)
         vectors = prompts.class_vectors(self.text_embed(texts), len(names))
-        return prompts.unit(self.image_embed(pictures)) @ vectors.T
+        return np.asarray(normalised(self.image_embed(pictures))) @ vectors.T
 
     @functools.cached_property
     def tokenizer(self) -> tokenize.Tokenizer:
