@@ -51,7 +51,8 @@ def templates_of(config: Any, setting: str) -> Templates:
     Raises:
       UserError: both are given, the file cannot be read, or a sentence has no {}.
     """
-    path, sentences = config.templates, tuple(config.sentences)
+    path, sentences = config.templates, config.sentences
+    sentences = (sentences,) if isinstance(sentences, str) else tuple(sentences)
     if path and sentences:
         raise UserError(f"{setting}.templates={path!r} and {setting}.sentences are both given; leave one of them empty")
     if sentences:
