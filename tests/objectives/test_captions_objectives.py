@@ -222,9 +222,11 @@ def test_the_scale_is_bounded_after_the_step_and_not_within_the_loss():
     np.testing.assert_allclose(np.exp(after.params["logit_scale"]), 100, rtol=1e-5)
 
 
-def test_eight_devices_give_the_step_of_one():
-    config = config_with("clip")
-    config.objective.multi_positive = True
+@pytest.mark.parametrize("method, chunks", [("clip", 1), ("siglip", 2)])
+def test_eight_devices_give_the_step_of_one(method, chunks):
+    """Two captions are equal, of pictures that lie on different devices."""
+    config = config_with(method)
+    config.objective.multi_positive, config.loss_chunks, config.towers.embed_dim = True, chunks, 128
     for section in (config.model, config.text):
         section.update(dict(width=128, mlp_dim=256))  # matrices that are really split
     built = build(config)
