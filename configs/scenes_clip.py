@@ -33,7 +33,8 @@ def get_config(arg=""):
     c.text.update(dict(norm_eps=1e-6, activation="gelu", inits="clip", scan=False, remat=False, attention="xla"))
     c.towers = dict(embed_dim=64, image_projection="linear", text_projection="linear", scale=1 / 0.07, bias=None)
     c.objective.name = "clip"
-    c.objective.update(dict(max_scale=100.0, multi_positive=True))  # captions repeat
+    # Captions repeat, to which a softmax gives equal shares by itself: multi_positive would change nothing.
+    c.objective.update(dict(max_scale=100.0, multi_positive=False))
 
     c.optim.base_lr, c.optim.base_batch = 2e-3, 128
     c.optim.warmup_steps = 100

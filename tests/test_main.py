@@ -112,6 +112,7 @@ def test_supervised_training_learns_from_a_folder_of_classes_and_starts_from_a_r
     for split in ("train", "test"):
         folder_of_pictures(pictures / split)
     same = ["--config.model.class_token=True", "--config.model.pool=cls"]
+    same += ["--config.data.mean=(0.485, 0.456, 0.406)", "--config.data.std=(0.229, 0.224, 0.225)"]
     run(tmp_path / "mae", "mae_vitb", "--config.model.scan=False")
     more = [f"--config.data.path={pictures}", f"--config.init.backbone={tmp_path / 'mae'}"]
     run(tmp_path / "fine", "supervised_vits", *same, *more, "--config.optim.base_lr=1e-12")

@@ -5,7 +5,7 @@ import pytest
 from own_methods import towers_run
 from PIL import Image
 
-from vitjax import drawing, search
+from vitjax import drawing, experiment, search
 from vitjax.errors import UserError
 
 COLOURS = {
@@ -72,11 +72,59 @@ def test_an_index_of_other_pictures_is_refused(found, home, tmp_path):
     file = tmp_path / "kept.npz"
     found("R", f"--index={file}")
     other = towers_run.pictures(tmp_path / "others", {"a": (1, 2, 3, ["R"])})
-    with pytest.raises(UserError, match="kept.npz is of other pictures or another model"):
+    with pytest.raises(UserError, match="kept.npz is of other pictures, or of other weights"):
         found("R", f"--index={file}", f"--images={other}")
-    file.write_bytes(b"no index")
+
+
+@pytest.mark.parametrize("flag", ["weights", "settings"])
+def test_an_index_of_another_model_at_the_same_place_is_refused(found, home, tmp_path, monkeypatch, flag):
+    file = f"--index={tmp_path / 'kept.npz'}"
+    found("R", file)
+    if flag == "settings":
+        with pytest.raises(UserError, match="kept.npz is of other pictures, or of other weights or settings"):
+            found("R", file, "--config.data.mean=(0.1, 0.2, 0.3)")
+        return
+    variables = experiment.variables
+
+    def others(built):
+        params = variables(built)["params"]
+        return {"params": {**params, "image": params["image"] + 1e-3}}
+
+    monkeypatch.setattr(experiment, "variables", others)
+    with pytest.raises(UserError, match="kept.npz is of other pictures, or of other weights or settings"):
+        found("R", file)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "half", "flipped", "empty", "array", "shapes"])
+def test_a_damaged_index_is_named(found, tmp_path, damage):
+    file = tmp_path / "kept.npz"
+    found("R", f"--index={file}")
+    whole = file.read_bytes()
+    place = whole.index(b"NUMPY") + 130  # among the numbers
+    flipped = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+    written = {"garbage": b"no index", "half": whole[: len(whole) // 2], "flipped": flipped, "empty": b""}
+    if damage in written:
+        file.write_bytes(written[damage])
+    elif damage == "array":
+        with open(file, "wb") as opened:
+            np.save(opened, np.ones(3))
+    else:
+        with np.load(file) as kept:
+            np.savez(file, x=kept["x"], records=kept["records"][:2], of=kept["of"])
     with pytest.raises(UserError, match="kept.npz cannot be read.*remove it"):
         found("R", f"--index={file}")
+
+
+def test_folders_of_what_is_written_are_made_before_pictures_are_embedded(found, tmp_path, monkeypatch):
+    found("R", f"--out={tmp_path / 'a' / 'b' / 'out.png'}", f"--index={tmp_path / 'c' / 'd' / 'kept.npz'}")
+    assert (tmp_path / "a" / "b" / "out.png").is_file() and (tmp_path / "c" / "d" / "kept.npz").is_file()
+    monkeypatch.setattr(search, "embed", None)
+    (tmp_path / "file").write_text("")
+    for flag in ("--out", "--index"):
+        with pytest.raises(UserError, match=rf"{flag}=.*x\.npz: .*file cannot be made .*name another file"):
+            found("R", f"{flag}={tmp_path / 'file' / 'x.npz'}")
+    with pytest.raises(UserError, match="--out=.* is a folder; name another file"):
+        found("R", f"--out={tmp_path}")
 
 
 def test_what_cannot_be_searched_is_refused(found, tmp_path):

@@ -44,12 +44,27 @@ def test_what_is_frozen_keeps_its_bits_and_touches_nobody_else(rule):
         np.testing.assert_allclose(trees.flatten(new)[path], x, rtol=1e-6, err_msg=path)
 
 
-def test_what_is_frozen_leaves_the_slots_empty():
-    tx = made("adamw", frozen=("patch",))
-    _, slots = jax.jit(lambda g, p: tx.update(g, tx.init(p), p, step=0))(GRADS[0], PARAMS)
-    for path, x in trees.flatten(slots).items():
-        if path.startswith(("0/mu", "0/nu")):
-            assert np.any(np.asarray(x)) == ("patch" not in path), path
+@pytest.mark.parametrize("rule", OPTIMISERS)
+@pytest.mark.parametrize("held", [(), ("prototypes",)])
+def test_what_is_frozen_has_no_slots_and_the_rest_has_its_own(rule, held):
+    """The numbers in the slots, counters apart: one a parameter that can move, of Adam's two."""
+    state = jax.eval_shape(made(rule, frozen=("patch",), held=held, held_steps=1).init, PARAMS)
+    paths = {path: x for path, x in trees.flatten(state).items() if x.ndim}
+    assert not [path for path in paths if "patch" in path]
+    numbers = sum(x.size for name in ("prototypes", "mlp") for x in jax.tree.leaves(PARAMS[name]))
+    assert sum(x.size for x in paths.values()) == numbers * (2 if rule == "adamw" else 1)
+
+
+def test_a_stack_of_which_some_blocks_are_frozen_keeps_its_slots():
+    params = {"blocks": {"kernel": np.ones((3, 4, 4), np.float32)}, "head": {"kernel": np.ones((4, 2), np.float32)}}
+    for frozen, kept in (("block_01", 48 + 8), ("block_", 8)):
+        state = jax.eval_shape(made("sgd", frozen=(frozen,)).init, params)
+        assert sum(x.size for x in jax.tree.leaves(state) if x.ndim) == kept
+
+
+def test_where_nothing_is_frozen_slots_have_the_names_that_they_always_had():
+    names = set(trees.flatten(jax.eval_shape(made("adamw").init, PARAMS)))
+    assert names == {"0/count", *(f"0/{slot}/{path}" for slot in ("mu", "nu") for path in trees.flatten(PARAMS))}
 
 
 @pytest.mark.parametrize("rule", OPTIMISERS)

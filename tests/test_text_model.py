@@ -56,14 +56,30 @@ def test_zero_shot_names_what_pictures_show(model):
     np.testing.assert_allclose(scores, [[mean[0] / np.linalg.norm(mean)]], atol=1e-6)
 
 
+def test_names_and_templates_come_in_any_iterable(model):
+    names, picture = ["R", "G"], plain((0, 200, 10))
+    wanted = model.zero_shot(picture, names, ["a {}"])
+    for given in (tuple(names), np.array(names), (name for name in names), dict.fromkeys(names)):
+        np.testing.assert_array_equal(model.zero_shot(picture, given, np.array(["a {}"])), wanted)
+    np.testing.assert_array_equal(model.zero_shot(picture, names, "a {}"), wanted)
+
+
 def test_what_is_no_text_or_no_name_is_refused(model):
     for wrong in ("one", [1], [b"x"]):
         with pytest.raises(UserError, match="texts must be a list of str"):
             model.text_embed(wrong)
-    with pytest.raises(UserError, match="takes a list of names"):
-        model.zero_shot(plain((0, 0, 0)), "cat")
-    with pytest.raises(UserError, match=r"a place for them \({}\).*no place"):
-        model.zero_shot(plain((0, 0, 0)), ["cat"], ["no place"])
+    for wrong in ("cat", 3, [1, 2], np.array([1, 2]), np.array("cat"), None, (i for i in range(2))):
+        with pytest.raises(UserError, match=r"names must be a list of str, such as .*, and not"):
+            model.zero_shot(plain((0, 0, 0)), wrong)
+    for wrong in ([], np.array([], str)):
+        with pytest.raises(UserError, match=r"takes at least one name, not \[\]"):
+            model.zero_shot(plain((0, 0, 0)), wrong)
+    for wrong in (7, [7]):
+        with pytest.raises(UserError, match="templates must be a list of str"):
+            model.zero_shot(plain((0, 0, 0)), ["cat"], wrong)
+    for wrong in ("no place", ["no place", "a {}"]):
+        with pytest.raises(UserError, match=r"a place for it \({}\): \['no place'\]"):
+            model.zero_shot(plain((0, 0, 0)), ["cat"], wrong)
     with pytest.raises(UserError, match="predicts image_embed, text_embed; it has no 'features'"):
         model.features(plain((0, 0, 0)))
 

@@ -6,6 +6,7 @@ its surroundings. That is enough to build the objective again without the data, 
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ FORMAT = 1
 FILE = "config.json"
 WEIGHTS = "model.safetensors"
 KEY_PREPARE = 3  # of what is measured before sampling
+# What makes other features of the same weights, and leaves no trace in their names and shapes.
+TRACELESS = {"model": ("activation", "norm_eps", "heads", "posemb"), "data": ("mean", "std")}
 # What may differ between the parts of one run.
 MAY_CHANGE = (
     "total_steps", "total_epochs", "log/", "alarms/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
@@ -336,12 +339,19 @@ def given_weights(experiment: Experiment) -> dict[str, Any]:
     """The arrays that `config.init` brings in, under the names and in the stacking of this model.
 
     Raises:
-      UserError: a source lacks the part that is asked of it, or is of another model.
+      UserError: a source lacks the part that is asked of it, or is of another model; or the objective needs a part that
+        has no source.
     """
     parts = {name: path for name, path in experiment.config.init.items() if path}
+    for name in experiment.objective.needs:
+        if name not in parts:
+            raise UserError(
+                f"config.init.{name}='': config.objective.name={experiment.config.objective.name!r} does not train the "
+                f"{name}, which would stay random; set it to a run or an export that has one"
+            )
     given: dict[str, Any] = {}
     for name, path in parts.items():
-        given |= _given_part(name, path)
+        given |= _given_part(name, path, experiment.config)
     if not given:
         return {}
     state = abstract_state(experiment)
@@ -359,12 +369,14 @@ def given_weights(experiment: Experiment) -> dict[str, Any]:
     return given
 
 
-def _given_part(name: str, path: str) -> dict[str, Any]:
-    """The leaves of part `name` in the weights at `path`, under unstacked names."""
+def _given_part(name: str, path: str, config: Tracked) -> dict[str, Any]:
+    """The leaves of part `name` in the weights at `path`, under unstacked names, for a model of this config."""
     try:
-        flat = trees.unstack(trees.flatten(variables_and_step(read(path), prepared=False)[0]))
+        source = read(path)
+        flat = trees.unstack(trees.flatten(variables_and_step(source, prepared=False)[0]))
     except UserError as error:
         raise UserError(f"config.init.{name}={path!r}: {error}") from error
+    _refuse_other_settings(f"config.init.{name}={path!r}", source.config, config)
     above = {_above(k, name) for k in flat} - {None}
     # One at the top is meant; a discriminator's lies one deeper.
     if "" in above:
@@ -376,6 +388,24 @@ def _given_part(name: str, path: str) -> dict[str, Any]:
     return {
         k.replace(f"/{prefix}", "/", 1): np.asarray(v) for k, v in flat.items() if _above(k, name) == prefix
     }
+
+
+def _refuse_other_settings(source: str, there: Tracked, here: Tracked) -> None:
+    """Nothing, if weights of the config `there` compute `here` what they were trained to, as far as both say.
+
+    Raises:
+      UserError: a setting of TRACELESS differs; it names both values.
+    """
+    differ = [
+        (f"config.{section}.{key}", there[section][key], here[section][key])
+        for section, keys in TRACELESS.items()
+        for key in keys
+        if key in there[section] and key in here[section] and there[section][key] != here[section][key]
+    ]
+    if differ:
+        listed = ", ".join(f"{name}={trained}, not {asked}" for name, trained, asked in differ)
+        flags = " ".join(f"--{name}={shlex.quote(str(trained))}" for name, trained, _ in differ)
+        raise UserError(f"{source}: the weights there were trained with {listed}; give {flags}")
 
 
 def _above(path: str, name: str) -> str | None:

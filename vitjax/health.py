@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vitjax.vectors import normalised
+
 Metrics = dict[str, Float[Array, ""]]
 
 PREFIX = "health/"
@@ -120,8 +122,7 @@ def entropy(p: Float[Array, "... K"]) -> Float[Array, "..."]:
 
 
 def _unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    x = jax.lax.stop_gradient(x).astype(jnp.float32)
-    return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-12)
+    return normalised(jax.lax.stop_gradient(x))
 
 
 def _rows(x: Float[Array, "B D"]) -> Float[Array, "b D"]:

@@ -72,7 +72,8 @@ def objective(
 
     Args:
       pair_loss: (image [B, E], text [B, E], scale, bias, valid=, same=) -> scalar.
-      locked: the image tower's features are constants, computed as in evaluation; its head is trained.
+      locked: the image tower's features are constants, computed as in evaluation; its head is trained. Then
+        `config.init.backbone` must name its weights.
 
     Raises:
       UserError: a setting makes no sense.
@@ -91,6 +92,7 @@ def objective(
     tx, rate = optim.make(config, run)
     train_view, eval_view = augment.train_view(config), augment.eval_view(config)
     size_px, length = data.size_px, run.tokens.text_length
+    learned = ("scale",) if config.towers.bias is None else ("scale", "bias")
 
     def init(key: Array, batch: Any) -> Tree:
         images = jnp.zeros((1, size_px, size_px, 3), run.dtype)
@@ -116,7 +118,7 @@ def objective(
         same = caption_numbers(batch["text"][:, 0]) if multi_positive else None
         image, text = embedded["image"], embedded["text"]
         value = pair_loss(image, text, logits["scale"], logits["bias"], valid=valid, same=same)
-        metrics = health.panel(image, text) | {"scale": logits["scale"]}
+        metrics = health.panel(image, text) | {name: logits[name] for name in learned}
         return value, Output(
             extra, metrics, weight=jnp.sum(valid), features=embedded["features"], chance=chance
         )
@@ -152,6 +154,7 @@ def objective(
         probe=probe.make(config, run),
         accum=config.accum,
         embed_chunks=config.embed_chunks,
+        needs=("backbone",) if locked else (),
     )
 
 

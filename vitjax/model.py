@@ -1,7 +1,7 @@
 """A trained model in a notebook: `vitjax.load(path)`, of a run or an export, on one device."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from vitjax.data import tokenize
 from vitjax.errors import UserError
 from vitjax.evals import prompts
 from vitjax.experiment import Experiment
+from vitjax.vectors import normalised
 
 Pictures = UInt8[np.ndarray, "B H W 3"] | Sequence[UInt8[np.ndarray, "h w 3"]]
 
@@ -71,40 +72,40 @@ class Model:
         """
         return self.predict("image_embed", pictures)
 
-    def text_embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B E"]:
+    def text_embed(self, texts: Iterable[str]) -> Float[np.ndarray, "B E"]:
         """Unit vectors of texts: `model.image_embed(pictures) @ model.text_embed(texts).T` says how well they fit.
 
         Raises:
           UserError: the model was not trained with texts, or something else than texts was given.
         """
         function = self._function("text_embed")
-        texts = texts if isinstance(texts, str) else list(texts)
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise UserError(f"texts must be a list of str, such as ['a red bicycle'], and not {texts!r:.80}")
-        tokens = [self.tokenizer.encode(text) for text in texts]
+        tokens = [self.tokenizer.encode(text) for text in _strings("texts", texts)]
         parts = [tokens[i : i + MAX_TEXTS] for i in range(0, len(tokens), MAX_TEXTS)]
         return np.concatenate([self._texts(function, part) for part in parts or [[]]])
 
     def zero_shot(
-        self, pictures: Pictures, names: Sequence[str], templates: Sequence[str] = prompts.SEVEN
+        self, pictures: Pictures, names: Iterable[str], templates: Iterable[str] | str = prompts.SEVEN
     ) -> Float[np.ndarray, "B K"]:
         """The cosine of each picture with each name, so that `names[row.argmax()]` is what it shows.
 
-        A name is the mean of its prompts: `templates` with the name in place of {}. The cosines lie close together;
-        they are to be compared in their row.
+        A name is the mean of its prompts: `templates` (or the only one) with the name in place of {}. The cosines lie
+        close together; they are to be compared in their row.
 
         Raises:
-          UserError: the model was not trained with texts, there are no names, or a template has no {}.
+          UserError: the model was not trained with texts, there are no names, something is no text, or a template has
+            no {}.
         """
+        names = _strings("names", names)
+        templates = _strings("templates", (templates,) if isinstance(templates, str) else templates)
         without = [sentence for sentence in templates if prompts.SLOT not in sentence]
-        if without or not templates or not names or isinstance(names, str):
+        if without or not templates or not names:
             raise UserError(
-                f"zero_shot takes a list of names, not {names!r:.80}, and templates with a place for them "
-                f"({prompts.SLOT}): {without or list(templates)}"
+                f"zero_shot takes at least one name, not {names!r:.80}, and templates with a place for it "
+                f"({prompts.SLOT}): {without or templates}"
             )
         texts = prompts.Templates("", tuple(templates)).prompts(names)
         vectors = prompts.class_vectors(self.text_embed(texts), len(names))
-        return prompts.unit(self.image_embed(pictures)) @ vectors.T
+        return np.asarray(normalised(self.image_embed(pictures))) @ vectors.T
 
     @functools.cached_property
     def tokenizer(self) -> tokenize.Tokenizer:
@@ -150,6 +151,21 @@ class Model:
             f"Model({str(self._path)!r}: {experiment.title(self.config)}, "
             f"{count:,} parameters, {self.config.data.size_px} px, predicts {', '.join(self.outputs)})"
         )
+
+
+def _strings(what: str, given: Any) -> list[str]:
+    """The texts of any iterable.
+
+    Raises:
+      UserError: it is none, a single text, or holds something else.
+    """
+    try:
+        texts = list(given)
+    except TypeError:
+        texts = [given]
+    if isinstance(given, str) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{what} must be a list of str, such as ['a red bicycle'], and not {given!r:.80}")
+    return [str(text) for text in texts]  # numpy's are str of their own kind
 
 
 def _checked(pictures: Any) -> Any:

@@ -58,6 +58,7 @@ class Objective(NamedTuple):
       prepare: (variables, key) -> variables, once after `export` and before any `predict`: statistics that a
         sampler has to measure with its final weights. It compiles what it does itself, and so is not for use inside
         of jit. None: they are ready.
+      needs: the parts of the weights that `config.init` must bring to a new run, since nothing here would train them.
     """
 
     init: Callable[..., State]
@@ -65,6 +66,7 @@ class Objective(NamedTuple):
     export: Callable[[State], Tree]
     predict: Mapping[str, Callable[[Tree, Batch, Array], Tree]]
     prepare: Callable[[Tree, Array], Tree] | None = None
+    needs: Sequence[str] = ()
 
 
 class Tokens(NamedTuple):
@@ -125,6 +127,7 @@ def from_loss(
     embed_chunks: int = 1,
     couples_examples: bool = False,
     probe: Probe | None = None,
+    needs: Sequence[str] = (),
 ) -> Objective:
     """The objective that minimises one loss.
 
@@ -145,6 +148,7 @@ def from_loss(
       couples_examples: the loss compares pictures of a batch with each other, or normalises over them
         (batch norm), so that the mean over micro-batches is another loss. One with `embed` always does.
       probe: the online probe, from `vitjax.probe.make`; it learns from the features that the loss gives.
+      needs: see `Objective`.
 
     Raises:
       UserError: accum > 1 with a loss that couples examples, or embed_chunks > 1 with one that has no `embed`.
@@ -181,7 +185,7 @@ def from_loss(
     def exported(state: State) -> Tree:
         return export(state._replace(extra=without(state.extra)))
 
-    return Objective(begin, update, exported, predict)
+    return Objective(begin, update, exported, predict, needs=needs)
 
 
 def _shape(features: Any) -> tuple[int, ...]:

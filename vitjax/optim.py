@@ -17,7 +17,7 @@ from vitjax.lars import Adapts
 from vitjax.layerwise import Patterns, by_layer, layer_norm
 from vitjax.rates import Rates, scale_by_rates
 from vitjax.schedules import Schedule
-from vitjax.still import Still, holding_still, scale_by_adam
+from vitjax.still import Still, holding_still, scale_by_adam, without_slots
 
 CLIPS = ("global", "per_tensor")
 SCHEDULES = ("cosine", "constant", "rsqrt")
@@ -114,8 +114,9 @@ def _checked(
 def _adamw(settings: Any, parts: Parts) -> Chain:
     """AdamW: decay is decoupled, and multiplied by the rate (Loshchilov and Hutter, 2019)."""
     b1, b2 = _fraction("b1", settings.b1), _fraction("b2", settings.b2)
+    adam = scale_by_adam(b1, b2, _positive("eps", settings.eps, or_zero=True), parts.still)
     return [
-        scale_by_adam(b1, b2, _positive("eps", settings.eps, or_zero=True), parts.still),
+        without_slots(adam, parts.still.frozen),
         add_weight_decay(parts.decay, parts.adapts),
         scale_by_rates(parts.rates),
     ]
@@ -125,7 +126,7 @@ def _sgd(settings: Any, parts: Parts) -> Chain:
     """SGD with momentum, as torch has it: decay enters the velocity, the rate does not."""
     return [
         add_weight_decay(parts.decay, parts.adapts),
-        optax.trace(_fraction("momentum", settings.momentum), nesterov=settings.nesterov),
+        _momentum(settings, parts, nesterov=settings.nesterov),
         scale_by_rates(parts.rates),
     ]
 
@@ -134,7 +135,7 @@ def _lars(settings: Any, parts: Parts) -> Chain:
     """LARS in one of the forms of `vitjax.lars`."""
     form = _choice("config.optim.form", settings.form, lars.FORMS)
     trust = _positive("trust_coefficient", settings.trust_coefficient)
-    momentum = optax.trace(_fraction("momentum", settings.momentum))
+    momentum = _momentum(settings, parts)
     rates = scale_by_rates(parts.rates)
     if form in ("larc", "solo"):
         bounds = parts.rates if form == "solo" else None
@@ -144,6 +145,12 @@ def _lars(settings: Any, parts: Parts) -> Chain:
         lars.scale_by_layer_trust(trust, parts.adapts),
         *([rates, momentum] if form == "simclr" else [momentum, rates]),
     ]
+
+
+def _momentum(settings: Any, parts: Parts, nesterov: bool = False) -> optax.GradientTransformation:
+    """The velocity of what ever moves."""
+    trace = optax.trace(_fraction("momentum", settings.momentum), nesterov=nesterov)
+    return without_slots(trace, parts.still.frozen)
 
 
 def _adapts(settings: Any) -> Adapts:

@@ -5,11 +5,13 @@
 
 DIR is a run or an export that was trained with texts; FOLDER is whatever vitjax reads pictures from, all splits of it.
 --index keeps what the model makes of the pictures, so that the next search takes a moment; it is refused for other
-pictures or another model. A picture that was changed under its old name is not noticed: remove the index then.
+pictures, other weights or other settings of the model. A picture that was changed under its old name is not noticed:
+remove the index then.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, Int
 
-from vitjax import cli, devices, drawing, experiment, sharding
+from vitjax import checksums, cli, devices, drawing, experiment, sharding, trees
 from vitjax.config import Tracked, base_config
 from vitjax.data import contents, pipeline
 from vitjax.data.decode import decode
@@ -29,6 +31,7 @@ from vitjax.data.splits import NoSuchSplit
 from vitjax.drawing import Tile
 from vitjax.errors import UserError
 from vitjax.evals import features
+from vitjax.experiment import Experiment
 from vitjax.model import Model
 from vitjax.picture import save_png
 from vitjax.progress import Progress
@@ -36,6 +39,9 @@ from vitjax.progress import Progress
 COLUMNS = 5
 PER_DEVICE = 64  # pictures that are embedded together
 MANY = 2**20  # pictures, from which on faiss is used where it is installed
+# What an embedding depends on beside the weights: sections of the config, and how `data` shows pictures.
+MODEL = ("model", "text", "towers", "objective")
+VIEW = ("size_px", "canvas_px", "resize", "eval_crop_fraction", "mean", "std", "max_pixels")
 
 
 class Index(NamedTuple):
@@ -44,7 +50,7 @@ class Index(NamedTuple):
     Attributes:
       x: unit vectors.
       records: of all sources in a row, the number of each picture.
-      of: stands for the model and the names of the pictures.
+      of: stands for the model, its weights and the names of the pictures; see `identity`.
     """
 
     x: Float[np.ndarray, "n E"]
@@ -171,14 +177,16 @@ def read(path: Path, of: str) -> Index:
     try:
         with np.load(path, allow_pickle=False) as kept:
             index = Index(kept["x"], kept["records"], str(kept["of"]))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        if index.x.ndim != 2 or index.records.shape != index.x.shape[:1]:
+            raise ValueError(f"vectors {index.x.shape} for pictures {index.records.shape}")
+    except Exception as error:  # of a damaged file zip, zlib and numpy raise whatever they stumble over
         raise UserError(
-            f"--index={path} cannot be read ({error}); remove it, and it is made again"
+            f"--index={path} cannot be read ({type(error).__name__}: {error}); remove it, and it is made again"
         ) from error
     if index.of != of:
         raise UserError(
-            f"--index={path} is of other pictures or another model (or the run went on since); remove it, and it is "
-            "made again, or name another file"
+            f"--index={path} is of other pictures, or of other weights or settings of the model (the run may have gone "
+            "on since); remove it, and it is made again, or name another file"
         )
     return index
 
@@ -205,10 +213,32 @@ def _faiss() -> Any:
     return faiss
 
 
-def identity(workdir: str | Path, step: int, pictures: Pictures) -> str:
-    """What stands for a model and the names of the pictures."""
-    facts = json.dumps([str(Path(workdir).resolve()), step, list(pictures.names())])
+def identity(built: Experiment, variables: Any, pictures: Pictures) -> str:
+    """What stands for all that an index depends on: weights, what is done with them, and the names of the pictures.
+
+    Not the path of the model: other weights may come to lie there, and the same ones elsewhere.
+    """
+    config = built.config.to_dict()
+    settings = [{name: config.get(name) for name in MODEL}, {name: config["data"][name] for name in VIEW}]
+    weights = {path: checksums.of_host(np.asarray(x)) for path, x in trees.flatten(variables).items()}
+    facts = json.dumps([settings, str(built.run.dtype), weights, list(pictures.names())], sort_keys=True)
     return hashlib.sha256(facts.encode("utf-8", "replace")).hexdigest()
+
+
+def _make_room(flag: str, file: str) -> None:
+    """Makes the folder of a file that is written at the end: a long embedding must not be lost for want of it.
+
+    Raises:
+      UserError: the file cannot come to lie there.
+    """
+    folder = Path(file).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag}={file}: {folder} cannot be made ({error.strerror}); name another file") from error
+    if Path(file).is_dir() or not os.access(folder, os.W_OK):
+        why = "is a folder" if Path(file).is_dir() else f"may not be written to {folder}"
+        raise UserError(f"{flag}={file} {why}; name another file")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -228,15 +258,20 @@ def main(argv: Sequence[str]) -> int:
     values, given = cli.parse(options, argv)
     if values.n < 1 or not values.query.strip():
         raise UserError(f"--n={values.n} must be 1 or more, and the text {values.query!r} not empty")
+    if values.index and not values.index.endswith(".npz"):
+        raise UserError(f"--index={values.index}: the file's name must end in .npz")
     config = cli.override(settings(values.workdir, values.images), given)
     devices.check(values.allow_cpu)
     devices.use_compilation_cache()
     pictures = open_pictures(config.data)
     built = experiment.read(values.workdir, Tracked(config))
-    variables, step = experiment.variables_and_step(built)
+    variables = experiment.variables(built)
     model = Model(built, variables)
     query = model.text_embed([values.query])[0]
-    index = _index(model, built, config, pictures, values.index, identity(values.workdir, step, pictures))
+    _make_room("--out", values.out)
+    if values.index:
+        _make_room("--index", values.index)
+    index = _index(model, built, config, pictures, values.index, identity(built, variables, pictures))
     scores, rows = nearest(index.x, query, values.n)
     found = list(zip(scores.tolist(), index.records[rows].tolist()))
     tiles = [pictures.tile(number, score) for score, number in found]
@@ -251,8 +286,6 @@ def _index(model: Model, built: Any, config: Any, pictures: Pictures, file: str 
     """The index in the file, or a new one, which the file then keeps."""
     if file and Path(file).exists():
         return read(Path(file), of)
-    if file and not file.endswith(".npz"):
-        raise UserError(f"--index={file}: the file's name must end in .npz")
     progress = Progress(total_steps=1, first_step=1, batch_size=1)
     index = embed(
         model, built.objective.predict["image_embed"], config, pictures, of,

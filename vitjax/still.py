@@ -36,7 +36,8 @@ def holding_still(
 ) -> optax.GradientTransformationExtraArgs:
     """`tx` without what stands still, which it sees as zeros: no gradient to clip by, no weight to decay.
 
-    So slots stay empty until a parameter is let go, as PyTorch's do where a gradient is None.
+    So slots stay empty until a parameter is let go, as PyTorch's do where a gradient is None. What never moves has none
+    where the rule that keeps them is `without_slots`.
     """
 
     def update(updates: Any, state: Any, params: Any, *, step: Array, **more: Any) -> tuple[Any, Any]:
@@ -49,6 +50,23 @@ def holding_still(
         return trees.map_with_path(moving, updates), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def without_slots(
+    tx: optax.GradientTransformation, frozen: Patterns
+) -> optax.GradientTransformation:
+    """`tx`, which keeps slots, without those of what is frozen: a locked tower would else take three times its memory.
+
+    A stack of blocks of which some move keeps the slots of all. Where nothing is frozen `tx` is what it was, with the
+    same names in a checkpoint.
+    """
+    if not frozen:
+        return tx
+
+    def has_slots(path: str, leaf: Any) -> bool:
+        return not np.all(by_layer(lambda name, rank: float(frozen(name)), path, leaf))
+
+    return optax.masked(tx, lambda tree: trees.map_with_path(has_slots, tree))
 
 
 class LateAdamState(NamedTuple):

@@ -2,12 +2,13 @@
 
 import io
 import itertools
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vitjax.data import pipeline, tokenize
+from vitjax.data import captions, pipeline, tokenize
 from vitjax.data.examples import OUTSIDE, Form
 from vitjax.errors import UserError
 
@@ -122,6 +123,13 @@ def test_a_field_that_cannot_be_used_makes_a_bad_record(field, wrong):
     assert batch["bad_index"].max() == 7 and not batch["valid"][7] and batch["valid"].sum() == 11
     batches = train(Seen(**{field: wrong}), 3)
     assert all(batch["valid"].all() and 7 not in batch["index"] for batch in batches)
+
+
+def test_a_caption_that_is_no_utf_8_is_used_and_told_of_once(caplog):
+    batch = evaluated(Seen(text=lambda i: captions.clean(b"caf\xe9" if i in (4, 6) else "caf\u00e9")))
+    assert batch["text_valid"][:, 0].all()
+    (said,) = (message for message in caplog.messages if "caption" in message)
+    assert re.match("seen [46], and maybe others, has a caption that is no UTF-8", said)
 
 
 def test_boxes_are_cut_to_the_picture_and_those_without_a_part_or_a_class_left_out(caplog):

@@ -99,6 +99,8 @@ def test_prompts_may_stand_in_the_config(tmp_path):
     (tmp_path / "same.txt").write_text("\n".join(sentences))
     file = evaluator(templates=str(tmp_path / "same.txt")).evaluate(extract_of(x, y), mesh())
     assert {name.replace("config-", "same-"): value for name, value in found.items()} == file != found
+    one, listed = (evaluator(sentences=s).evaluate(extract_of(x, y), mesh()) for s in ("a {}", ("a {}",)))
+    assert one == listed
     with pytest.raises(UserError, match=r"zero_shot.sentences: sentence 2 is 'dog'.*has {}"):
         evaluator(sentences=("a {}", "dog"))
     with pytest.raises(UserError, match=r"templates='a.txt' and .*sentences are both given"):

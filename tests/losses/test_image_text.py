@@ -81,6 +81,18 @@ def test_equal_captions_share_the_target_of_clip():
     assert clip(IMAGE, TEXT, 5.0, same=SAME) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+def test_where_equal_captions_have_equal_embeddings_clip_shares_the_target_by_itself():
+    """As they have from every tower that draws nothing; elsewhere the option changes the loss."""
+
+    def loss(image, captions, same=None):
+        return clip(image, captions[jnp.asarray([0, 1, 0, 2])], 5.0, same=same)
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    for shared, plain in zip(*(jax.tree.leaves(step(IMAGE, TEXT[:3], same)) for same in (SAME, None)), strict=True):
+        np.testing.assert_allclose(shared, plain, rtol=1e-5, atol=1e-6)
+    assert abs(clip(IMAGE, TEXT, 5.0, same=SAME) - clip(IMAGE, TEXT, 5.0)) > 0.1
+
+
 def test_equal_captions_match_in_siglip():
     logits = 5 * cosines() - 2
     signs = np.where(np.asarray(SAME)[:, None] == np.asarray(SAME), 1, -1)

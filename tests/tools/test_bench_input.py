@@ -41,6 +41,18 @@ def test_each_source_and_decoder_has_its_line_beside_pytorch(folder, capsys):
         assert line in printed, printed
 
 
+def test_captions_are_tokenised_beside_a_picture_that_is_decoded(folder, tmp_path):
+    (tmp_path / "captions.txt").write_text("a cat\n\na dog\n")
+    values = SimpleNamespace(captions=str(tmp_path / "captions.txt"), tokenizers="bytes", batch_size=3)
+    sides = bench_input.captions({"folder": folder}, values, None)
+    pictures, tokens = (next(side) for side in sides.values())
+    assert list(sides) == ["decoding a picture", "a caption, bytes"] and pictures[0].shape == (300, 400, 3)
+    assert [row[:7].tolist() for row in tokens[:2]] == [[1, *(3 + b for b in word), 2] for word in (b"a cat", b"a dog")]
+    (tmp_path / "captions.txt").write_text("")
+    with pytest.raises(UserError, match="captions.txt holds no captions"):
+        bench_input.captions({"folder": folder}, values, None)
+
+
 def test_all_forms_hold_the_same_pictures(folder, tmp_path):
     paths = forms.write(folder, tmp_path)
     values = SimpleNamespace(batch_size=6, size_px=400)

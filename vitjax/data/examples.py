@@ -27,6 +27,7 @@ MAX_FAILURES = 64  # undecodable records in a row that mean 'the data is broken'
 OUTSIDE = 255  # in a mask, where there is no picture or nobody knows
 # What a slot holds that is not used; other numbers that stand alone (labels) have -1, other arrays 0.
 BLANK = {"mask": OUTSIDE, "box_label": -1}
+REPLACED = "\ufffd"  # what sources put where the bytes of a text are no UTF-8
 
 _CROP, _CAPTIONS = 0, 1  # streams of a position's random numbers
 _log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Reader:
         arrays = {}
         for name in self.padded:
             if name == "text":
-                arrays |= self._text(record["text"], position)
+                arrays |= self._text(record["text"], index, position)
             elif name == "boxes":
                 arrays |= self._boxes(record["boxes"], record["box_label"], index)
             elif name == "mask":
@@ -134,8 +135,10 @@ class Reader:
                 arrays[name] = self._array(name, record[name], index)
         return arrays
 
-    def _text(self, captions: Sequence[str], position: int | None) -> dict[str, Any]:
+    def _text(self, captions: Sequence[str], index: int, position: int | None) -> dict[str, Any]:
         count = self._form.captions
+        if any(REPLACED in caption for caption in captions):
+            self._tell(index, "a caption that is no UTF-8, in which U+FFFD stands for what is invalid")
         if len(captions) > count and position is not None:
             rng = self.framing.rng(position, _CAPTIONS)
             captions = [captions[i] for i in rng.choice(len(captions), count, replace=False)]

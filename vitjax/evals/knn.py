@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.errors import UserError
 from vitjax.evals import Evaluator, features
+from vitjax.vectors import normalised
 
 BANK_ROWS = 8192  # of training features on the device at a time
 QUERY_ROWS = 1024  # of queries a device that are compared with them at a time
@@ -171,7 +172,7 @@ def _merge(best, tiles: Float[Array, "T R D"], block: Float[Array, "M D"], start
 
     def local(best, tiles, block, start, rows):
         in_bank = jnp.arange(block.shape[0]) < rows
-        search = functools.partial(_search, block=_unit(block), in_bank=in_bank, start=start)
+        search = functools.partial(_search, block=normalised(block), in_bank=in_bank, start=start)
         return jax.lax.map(search, (best, tiles))
 
     # By hand, as the compiler would gather the cosines of all devices on each for the top k.
@@ -184,7 +185,7 @@ def _search(best_and_queries, block: Float[Array, "M D"], in_bank: Bool[Array, "
     """The running top k of one tile, with the cosines to the rows of `block` that are `in_bank`."""
     (cosines, indices), queries = best_and_queries
     # Full precision: an accelerator's default would reorder neighbours.
-    new = jnp.matmul(_unit(queries), block.T, precision=jax.lax.Precision.HIGHEST)
+    new = jnp.matmul(normalised(queries), block.T, precision=jax.lax.Precision.HIGHEST)
     new, columns = _top_k(jnp.where(in_bank, new, -jnp.inf), cosines.shape[-1])
     # Rows seen earlier are lower and stand first, and top_k keeps the first of equals.
     cosines, chosen = jax.lax.top_k(jnp.concatenate([cosines, new], -1), cosines.shape[-1])
@@ -209,10 +210,6 @@ def _top_k(x: Float[Array, "R M"], k: int) -> tuple[Float[Array, "R k"], Int[Arr
     values, place = jax.lax.top_k(candidates, k)
     group = jnp.take_along_axis(chosen, place // GROUP, -1)
     return values, group * GROUP + place % GROUP
-
-
-def _unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def _check(k: int, temperature: float, n: int) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from vitjax.data import captions
 from vitjax.errors import UserError
+from vitjax.vectors import normalised
 
 SEVEN = (
     "itap of a {}.",
@@ -50,7 +51,8 @@ def templates_of(config: Any, setting: str) -> Templates:
     Raises:
       UserError: both are given, the file cannot be read, or a sentence has no {}.
     """
-    path, sentences = config.templates, tuple(config.sentences)
+    path, sentences = config.templates, config.sentences
+    sentences = (sentences,) if isinstance(sentences, str) else tuple(sentences)
     if path and sentences:
         raise UserError(f"{setting}.templates={path!r} and {setting}.sentences are both given; leave one of them empty")
     if sentences:
@@ -89,13 +91,8 @@ def digest(texts: Sequence[str]) -> str:
 
 def class_vectors(embedded: Float[np.ndarray, "KT E"], classes: int) -> Float[np.ndarray, "K E"]:
     """The unit vector of each class: its prompts' unit vectors, their mean, and that again at length one."""
-    by_class = unit(embedded).reshape(classes, -1, embedded.shape[-1])
-    return unit(by_class.mean(1))
-
-
-def unit(x: Float[np.ndarray, "... E"]) -> Float[np.ndarray, "... E"]:
-    """Vectors of length one, in the precision of `x`; one of length zero stays so."""
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    by_class = normalised(embedded).reshape(classes, -1, embedded.shape[-1])
+    return np.asarray(normalised(by_class.mean(1)))
 
 
 def _lines(path: str, setting: str) -> tuple[str, ...]:

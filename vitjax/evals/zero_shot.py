@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from vitjax.evals import Evaluator, features, prompts
+from vitjax.vectors import normalised
 
 SCORES = 2**24  # alive at a time
 
@@ -59,7 +60,7 @@ def places(
     step = max(1, SCORES // len(vectors))
     found = []
     for start in range(0, len(x), step):
-        scores = prompts.unit(x[start : start + step]) @ vectors.T
+        scores = np.asarray(normalised(x[start : start + step])) @ vectors.T
         right = np.take_along_axis(scores, labels[start : start + step, None], 1)
         found.append((scores >= right).sum(1) - 1)
     return np.concatenate(found)

@@ -13,21 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vitjax import gradients
+from vitjax.vectors import normalised as normalised  # for the losses, beside what else they share
 
 Tree = Any
 Valid = Bool[Array, " B"] | None
 
-MIN_SQUARE = 1e-24  # below it a vector has no direction: torch's 1e-12 for the norm
 EXCLUDED = -1e9  # a logit that adds nothing to a softmax; infinity would make NaN where all are excluded
-
-
-def normalised(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
-    """`x` with length 1 along the last axis, in float32; a vector of zeros stays, with gradient 0."""
-    x = x.astype(jnp.float32)
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    has_direction = square > MIN_SQUARE
-    # The inner choice keeps 1/0 out of the derivative, which the outer one alone would turn into NaN.
-    return x * jnp.where(has_direction, jax.lax.rsqrt(jnp.where(has_direction, square, 1.0)), 0.0)
 
 
 def products(subscripts: str, *x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Int
 from vitjax import models
 from vitjax.errors import UserError
 from vitjax.models import text as text_model
+from vitjax.vectors import normalised
 
 PROJECTIONS = ("none", "linear", "biased")
-MIN_NORM = 1e-8
 
 
 def make(image: Any, text: Any, towers: Any, dtype: Any = jnp.float32) -> "TwoTowers":
@@ -106,14 +106,4 @@ class TwoTowers(nn.Module):
                 f"config.towers.{side}_projection='none' needs {section} to give config.towers.embed_dim="
                 f"{self.embed_dim} features, not {features.shape[-1]}; or set it to 'linear'"
             )
-        return unit(features if head is None else head(features))
-
-
-def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
-    """x over its Euclidean norm, in float32.
-
-    Near zero, where there is no direction, it and its gradient stay finite.
-    """
-    x = x.astype(jnp.float32)
-    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(squared, MIN_NORM**2))
+        return normalised(features if head is None else head(features))
