@@ -22,7 +22,6 @@ def get_config(arg=""):
 
     c.data.fields = ("text",)
     c.data.tokenizer = "sentencepiece:c4_en.model"  # a SentencePiece model of 32,000 pieces
-    c.data.text_clean, c.data.text_pad = "canonical", 1
     c.data.update(SIZE["data"])
     c.augment.crop_area, c.augment.flip = (0.9, 1.0), 0.0
 

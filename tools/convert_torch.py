@@ -3,13 +3,15 @@
     python tools/convert_torch.py --weights=model.pt --out=model.safetensors
 
 A torch file is a pickle, which may run whatever its author liked. It is opened here in a process of its own, with
-an empty environment, by torch's loader of tensors alone (weights_only=True), which refuses everything else. Needs
-torch and safetensors. Names stay what they are, but for a 'module.' that parallel training put before all of them.
+an empty environment, by torch's loader of tensors alone (weights_only=True), which refuses everything else. A
+TorchScript archive, as OpenAI published CLIP, is opened there by torch.jit.load. Needs torch and safetensors. Names
+stay what they are, but for a 'module.' that parallel training put before all of them.
 """
 
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 KEYS = ("state_dict", "model_state_dict", "model", "weights")
 PARALLEL = "module."
 TIMEOUT_S = 1800
+SETSTATE = b"__setstate__"  # the one method of TorchScript's modules that loading calls
 REFUSED = 3  # the other process's exit code for a file that cannot be converted
 
 
@@ -27,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     from vitjax.errors import UserError
 
     options = cli.parser("tools/convert_torch.py", __doc__)
-    options.add_argument("--weights", required=True, metavar="FILE", help="a file that torch.save wrote")
+    options.add_argument("--weights", required=True, metavar="FILE", help="what torch.save or torch.jit.save wrote")
     options.add_argument("--out", required=True, metavar="FILE", help="the safetensors file to write")
     options.add_argument("--key", default="", help=f"where in it the weights are; else one of {', '.join(KEYS)}")
     values, given = cli.parse(options, argv)
@@ -66,21 +69,57 @@ def convert(weights: str | Path, out: str | Path, key: str = "") -> str:
 
 def write(weights: str, out: str, key: str) -> None:
     """The other process's work; it exits with REFUSED and a line on stderr where the file is not what it should be."""
-    import torch
     from safetensors.torch import save_file
 
-    try:
-        loaded = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:
-        _refuse(
-            f"torch opens no weights alone in it ({_cause(error)}); a TorchScript archive or a pickled module "
-            "has to be saved as a state_dict by whoever trusts it"
-        )
+    loaded = _script_weights(weights) if is_script(weights) else _weights(weights)
     tensors = state_dict(loaded, key)
     # A tensor that two names share is written twice: safetensors has no sharing.
     save_file({name: x.detach().contiguous().clone() for name, x in tensors.items()}, out, metadata={"format": "pt"})
     size = sum(x.numel() * x.element_size() for x in tensors.values())
     print(f"{len(tensors):,} tensors, {size / 1e6:,.1f} MB, {sum(x.numel() for x in tensors.values()):,} numbers")
+
+
+def is_script(weights: str) -> bool:
+    """Whether the file is a TorchScript archive."""
+    if not zipfile.is_zipfile(weights):
+        return False
+    with zipfile.ZipFile(weights) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _weights(weights: str) -> Any:
+    """What torch.save wrote, if it is made of tensors, numbers, texts and containers of them."""
+    import torch
+
+    try:
+        return torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:
+        _refuse(
+            f"torch opens no weights alone in it ({_cause(error)}); a pickled module has to be saved as a state_dict "
+            "by whoever trusts it"
+        )
+
+
+def _script_weights(weights: str) -> Any:
+    """The weights of a TorchScript archive, none of whose code is run.
+
+    Its reader makes no objects of Python, but compiles the archive's own code and calls its modules' __setstate__,
+    which may write files: archives that have such a method are refused. The compiler itself is trusted no further
+    than this process, like the loader of pickles.
+    """
+    import torch
+
+    with zipfile.ZipFile(weights) as archive:
+        code = (archive.read(name) for name in archive.namelist() if name.endswith(".py"))
+        if any(SETSTATE in text for text in code):
+            _refuse(
+                "it is a TorchScript archive with code of its own for loading (__setstate__), as quantised modules "
+                "have; it has to be saved as a state_dict by whoever trusts it"
+            )
+    try:
+        return torch.jit.load(weights, map_location="cpu").state_dict()
+    except Exception as error:
+        _refuse(f"torch opens no TorchScript archive in it ({_cause(error)}); fetch it again, it may be cut")
 
 
 def state_dict(loaded: Any, key: str) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def base_config() -> ml_collections.ConfigDict:
     d.canvas_px = 0  # the decoded picture's longest side; 0 is twice `size_px`
     d.crop = "device"  # 'host' crops while decoding: cheaper where one crop a picture is all that is needed
     d.resize = "bicubic"
-    d.eval_crop_fraction = 0.875
+    d.eval_crop_fraction = 0.875  # of the resized picture's short side, cut out of its middle
+    d.eval_aspect = "keep"  # or 'squash': evaluation makes both sides as long as the short one, as SigLIP sees pictures
     d.mean = (0.485, 0.456, 0.406)
     d.std = (0.229, 0.224, 0.225)
     d.workers = -1  # -1 chooses; 0 decodes in threads; n > 0 in processes

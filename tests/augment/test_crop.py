@@ -19,13 +19,13 @@ AREA, ASPECT = (0.2, 1.0), (3 / 4, 4 / 3)
 random_resized_crop = jax.jit(
     augment.random_resized_crop, static_argnames=("size_px", "area", "aspect", "method", "flip")
 )
-center_crop = jax.jit(augment.center_crop, static_argnames=("size_px", "crop_fraction", "method"))
+center_crop = jax.jit(augment.center_crop, static_argnames=("size_px", "crop_fraction", "method", "aspect"))
 resize_weights = jax.jit(augment.resize_weights, static_argnames=("size_px", "canvas", "method"))
 crop_box = jax.jit(crop._crop_box, static_argnames=("area", "aspect"))
 
 
-def config_of(size_px=16, crop="device", fraction=0.875, **augment_settings):
-    data = dict(size_px=size_px, resize="bicubic", crop=crop, eval_crop_fraction=fraction)
+def config_of(size_px=16, crop="device", fraction=0.875, eval_aspect="keep", **augment_settings):
+    data = dict(size_px=size_px, resize="bicubic", crop=crop, eval_crop_fraction=fraction, eval_aspect=eval_aspect)
     data |= dict(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
     return ConfigDict(
         dict(data=data, augment=dict(crop_area=AREA, crop_aspect=ASPECT, flip=0.5, views={}) | augment_settings)
@@ -118,6 +118,17 @@ def test_center_crop_equals_resize_and_crop_of_pillow(method, fraction):
         whole = np.asarray(Image.fromarray(p).resize((width, height), PIL_METHOD[method]), np.float32)
         top, left = round((height - 28) / 2), round((width - 28) / 2)
         assert np.abs(got[i] * 255 - whole[top : top + 28, left : left + 28]).max() < 1.51
+
+
+@pytest.mark.parametrize("fraction", [0.875, 1.0])
+def test_a_squashed_picture_equals_that_of_pillow(fraction):
+    pictures = [picture(64, 40), picture(9, 61, 1), picture(64, 1, 2)]
+    images, sizes = canvases(pictures, 64)
+    got, resized = center_crop(images, sizes, 28, fraction, aspect="squash"), int(28 / fraction)
+    for i, p in enumerate(pictures):
+        whole = np.asarray(Image.fromarray(p).resize((resized, resized), Image.Resampling.BICUBIC), np.float32)
+        first = (resized - 28) // 2
+        assert np.abs(got[i] * 255 - whole[first : first + 28, first : first + 28]).max() < 1.51
 
 
 def test_whole_picture_of_the_right_size_is_untouched():
@@ -284,3 +295,14 @@ def test_train_view_refuses_bad_settings(setting, value):
 def test_eval_view_refuses_a_bad_crop_fraction():
     with pytest.raises(UserError, match=r"config\.data\.eval_crop_fraction=1\.2"):
         augment.eval_view(config_of(fraction=1.2))
+
+
+def test_eval_view_squashes_where_the_config_says_so_and_refuses_what_it_does_not_know():
+    images, sizes = canvases([picture(16, 32)], 32)
+    batch, kept = {"image": images, "size": sizes}, jax.jit(augment.eval_view(config_of(fraction=1.0)))
+    squashed = jax.jit(augment.eval_view(config_of(fraction=1.0, eval_aspect="squash")))(batch)
+    wanted = augment.normalize(center_crop(images, sizes, 16, 1.0, aspect="squash"), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    np.testing.assert_allclose(squashed, wanted, atol=1e-5)
+    assert np.abs(squashed - kept(batch)).max() > 0.1
+    with pytest.raises(UserError, match=r"config\.data\.eval_aspect='stretch' must be one of keep, squash"):
+        augment.eval_view(config_of(eval_aspect="stretch"))

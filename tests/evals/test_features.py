@@ -88,11 +88,11 @@ def test_raw_pixels_are_the_middle_of_the_picture_at_most_32_px_wide():
     image[0, :48, :48] = np.arange(48)[:, None, None] * 5  # 48 x 48 inside its canvas
     image[1] = 255
     batch = {"image": image, "size": np.array([[48, 48], [64, 64]], np.int32)}
-    large = ConfigDict(dict(size_px=48, eval_crop_fraction=1.0, resize="bilinear"))
+    large = ConfigDict(dict(size_px=48, eval_crop_fraction=1.0, eval_aspect="keep", resize="bilinear"))
     out = np.asarray(features.raw_pixels(large)(batch))
     assert out.shape == (2, 32 * 32 * 3) and out.dtype == np.float32
     np.testing.assert_allclose(out[1], 1, atol=1e-6)
     rows = out[0].reshape(32, 32, 3)[:, 0, 0]
     np.testing.assert_allclose(rows[2:-2], ((np.arange(32) + 0.5) * 1.5 - 0.5)[2:-2] * 5 / 255, atol=1e-3)
-    small = ConfigDict(dict(size_px=16, eval_crop_fraction=1.0, resize="bilinear"))
+    small = ConfigDict(dict(size_px=16, eval_crop_fraction=1.0, eval_aspect="keep", resize="bilinear"))
     assert features.raw_pixels(small)(batch).shape == (2, 16 * 16 * 3)

@@ -7,8 +7,10 @@ import pytest
 import reference_libraries
 import tiny_towers
 from golden import wave
+from ml_collections import ConfigDict
+from PIL import Image
 
-from vitjax import trees
+from vitjax import augment, trees
 from vitjax.interop import huggingface, table, two_towers
 from vitjax.models import two_towers as towers_model
 
@@ -69,6 +71,26 @@ def test_transformers(family):
     np.testing.assert_allclose(out["image_embed"], wanted.image_embeds, atol=1e-4)
     np.testing.assert_allclose(out["text_embed"], wanted.text_embeds, atol=1e-4)
     load_back(torch, model, flat, two_towers.rows(module, f"hf_{family}"))
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_pictures_are_fed_as_the_image_processor_feeds_them(family):
+    reference_libraries.torch()
+    transformers, data = reference_libraries.transformers(), tiny_towers.config(family).data
+    draw, (height, width) = np.random.default_rng(0), (40, 61)
+    picture = draw.integers(64, 192, (height // 4 + 1, width // 4 + 1, 3)).repeat(4, 0).repeat(4, 1)[:height, :width]
+    sizes = dict(height=16, width=16), dict(shortest_edge=16)
+    if family == "clip":
+        processor = transformers.CLIPImageProcessorPil(size=sizes[1], crop_size=sizes[0])
+    else:
+        processor = transformers.SiglipImageProcessorPil(size=sizes[0])
+    wanted = processor(Image.fromarray(picture.astype(np.uint8)), return_tensors="np")["pixel_values"][0]
+    canvas = np.zeros((1, 64, 64, 3), np.uint8)
+    canvas[0, :height, :width] = picture
+    view = augment.eval_view(ConfigDict(dict(data=data)))
+    out = jax.jit(view)({"image": canvas, "size": np.asarray([[height, width]], np.int32)})
+    # Pillow rounds to whole grey levels twice, and would cut off in between what overshoots.
+    np.testing.assert_allclose(out[0].transpose(2, 0, 1), wanted, atol=1.51 / 255 / min(data.std))
 
 
 @pytest.mark.parametrize("family", ["clip", "resnet", "siglip"])

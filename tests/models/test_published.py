@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from vitjax import trees
 from vitjax.config import base_config, form
+from vitjax.data import tokenize
 from vitjax.models import two_towers
 from vitjax.models.published import PUBLISHED
 
@@ -88,6 +89,16 @@ def test_weight_names_are_those_that_sharding_and_layer_decay_know():
     assert flat["text/block_11/attention/qkv/kernel"].shape == (512, 1536)
     assert flat["backbone/block_00/mlp/fc1/kernel"].shape == (768, 3072)
     assert "backbone/patch/bias" not in flat and flat["backbone/norm_pre/scale"].shape == (768,)
+
+
+def test_texts_of_published_siglip_are_cleaned_and_padded_as_it_was_trained():
+    data = base_config().data
+    data.update(PUBLISHED["SigLIP-B/16"]["data"])
+    ids = tokenize.make(data).encode("A dog_house!")
+    data.update(text_clean="", text_pad=None)
+    written = 2 + len("a dog house")
+    assert ids[:written].tolist() == tokenize.make(data).encode("a dog house")[:written].tolist()
+    assert set(ids[written:].tolist()) == {1} and len(ids) == 64
 
 
 @pytest.mark.parametrize("name", ["ViT-B/32", "RN50", "SigLIP-B/16"])

@@ -1,4 +1,5 @@
 import os
+import zipfile
 
 import convert_torch
 import numpy as np
@@ -35,6 +36,57 @@ def test_tensors_are_the_same_under_their_names(torch, tmp_path):
     assert sorted(found) == ["a.weight", "b", "count"] and said.startswith("3 tensors")
     np.testing.assert_array_equal(found["b"], [[0, 3], [1, 4], [2, 5]])
     assert found["count"] == 3 and found["count"].dtype == np.int64
+
+
+def scripted(torch, path, setstate=False):
+    """A TorchScript archive as OpenAI published CLIP: weights in float16, and numbers beside them."""
+
+    class Projection(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 3).half()
+            self.register_buffer("context_length", torch.tensor(77))
+
+        def forward(self, x):
+            return self.linear(x)
+
+    class WithState(Projection):
+        @torch.jit.export
+        def __getstate__(self):
+            return self.linear.weight, self.training
+
+        @torch.jit.export
+        def __setstate__(self, state: tuple[torch.Tensor, bool]):
+            print("ran")
+            self.training = state[1]
+
+    module = torch.jit.script(WithState() if setstate else Projection())
+    module.save(str(path))
+    return module
+
+
+def test_a_torchscript_archive_gives_its_weights(torch, tmp_path):
+    module = scripted(torch, tmp_path / "w.pt")
+    assert convert_torch.convert(tmp_path / "w.pt", tmp_path / "w.safetensors").startswith("3 tensors")
+    found, wanted = load_file(tmp_path / "w.safetensors"), module.state_dict()
+    assert sorted(found) == sorted(wanted) == ["context_length", "linear.bias", "linear.weight"]
+    for name, x in wanted.items():
+        np.testing.assert_array_equal(found[name], x.numpy())
+        assert found[name].dtype == x.numpy().dtype
+
+
+def test_a_torchscript_archive_whose_loading_runs_code_is_refused(torch, tmp_path):
+    scripted(torch, tmp_path / "w.pt", setstate=True)
+    with pytest.raises(UserError, match="code of its own for loading"):
+        convert_torch.convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pt"]
+
+
+def test_a_torchscript_archive_that_is_damaged_is_refused(torch, tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        archive.writestr("w/constants.pkl", b"")
+    with pytest.raises(UserError, match="torch opens no TorchScript archive in it .*; fetch it again"):
+        convert_torch.convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
 
 
 def test_the_key_says_where_the_weights_are(torch, capsys):

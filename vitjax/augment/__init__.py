@@ -21,6 +21,7 @@ from vitjax.augment.crop import (
 )
 from vitjax.augment.draws import row_keys
 from vitjax.augment.views import (
+    eval_pictures,
     eval_view,
     multi_view,
     normalize,
@@ -34,6 +35,7 @@ __all__ = [
     "METHODS",
     "Box",
     "center_crop",
+    "eval_pictures",
     "eval_view",
     "multi_view",
     "normalize",

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from vitjax.augment import draws
 
 METHODS = ("bicubic", "bilinear")
+ASPECTS = ("keep", "squash")
 _TRIES = 10
 
 
@@ -61,10 +62,12 @@ def center_crop(
     size_px: int,
     crop_fraction: float,
     method: str = "bicubic",
+    aspect: str = "keep",
 ) -> Float[Array, "B S S 3"]:
     """The middle of each picture in 0..1: short side resized to int(size_px / crop_fraction), then cut.
 
-    A picture that is smaller is enlarged. The cut starts where torchvision's does.
+    With the aspect 'squash' both sides are resized to that length. A picture that is smaller is enlarged. The cut
+    starts where torchvision's does.
     """
     canvas_h, canvas_w = images.shape[1:3]
     sizes = jnp.maximum(sizes, 1)  # a padded row may have none
@@ -72,7 +75,7 @@ def center_crop(
     short = jnp.minimum(sizes[:, 0], sizes[:, 1])
     weights = []
     for side, canvas in ((sizes[:, 0], canvas_h), (sizes[:, 1], canvas_w)):
-        resized = resized_short * side // short
+        resized = resized_short * side // (side if aspect == "squash" else short)
         first = jnp.round((resized - size_px) / 2)
         start = jnp.zeros_like(side)
         weights.append(resize_weights(start, side, size_px, canvas, method, resized=resized, first=first))

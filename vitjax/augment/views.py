@@ -114,20 +114,29 @@ def eval_view(config: Any) -> Callable[[Batch], Float[Array, "B S S 3"]]:
     """batch -> the middle of each picture, normalised, float32.
 
     Raises:
-      UserError: the crop fraction is not above 0 and at most 1.
+      UserError: a setting is not among the choices, or the crop fraction not above 0 and at most 1.
     """
     data = config.data
     mean, std = _statistics(data)
-    size_px, method = data.size_px, _choice("config.data.resize", data.resize, crop.METHODS)
+    middle = eval_pictures(data, data.size_px)
+    return lambda batch: normalize(middle(batch), mean, std)
+
+
+def eval_pictures(data: Any, size_px: int) -> Callable[[Batch], Float[Array, "B S S 3"]]:
+    """batch -> the middle of each picture in 0..1, float32, cut as for evaluation but of `size_px` pixels.
+
+    Args:
+      data: the config's section.
+
+    Raises:
+      UserError: a setting is not among the choices, or the crop fraction not above 0 and at most 1.
+    """
+    method = _choice("config.data.resize", data.resize, crop.METHODS)
+    aspect = _choice("config.data.eval_aspect", data.eval_aspect, crop.ASPECTS)
     fraction = data.eval_crop_fraction
     if not 0 < fraction <= 1:
         raise UserError(f"config.data.eval_crop_fraction={fraction} must be above 0 and at most 1; try 0.875")
-
-    def view(batch: Batch) -> Float[Array, "B S S 3"]:
-        images = crop.center_crop(batch["image"], batch["size"], size_px, fraction, method)
-        return normalize(images, mean, std)
-
-    return view
+    return lambda batch: crop.center_crop(batch["image"], batch["size"], size_px, fraction, method, aspect)
 
 
 def _only_view(config: Any) -> View:

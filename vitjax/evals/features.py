@@ -155,14 +155,8 @@ def raw_pixels(config_data: Any) -> Callable[[Mapping[str, Array]], Float[Array,
     The baseline that a representation has to beat. No normalisation: what an evaluator does to features
     it does to these.
     """
-    size_px = min(RAW_PIXELS_PX, config_data.size_px)
-    fraction, method = config_data.eval_crop_fraction, config_data.resize
-
-    def features_of(batch: Mapping[str, Array]) -> Float[Array, "B D"]:
-        view = augment.center_crop(batch["image"], batch["size"], size_px, fraction, method)
-        return view.reshape(view.shape[0], -1)
-
-    return jax.jit(features_of)
+    view = augment.eval_pictures(config_data, min(RAW_PIXELS_PX, config_data.size_px))
+    return jax.jit(lambda batch: view(batch).reshape(len(batch["image"]), -1))
 
 
 def chosen_fields(config: Any, run: Any) -> tuple[str, ...]:

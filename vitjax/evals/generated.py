@@ -91,14 +91,8 @@ def choice(config: Any, least: int) -> Choice:
 
 def real_pictures(config_data: Any) -> Callable[[Mapping[str, Array]], Pictures]:
     """batch -> the middle of each picture as evaluation cuts it, 8 bits a colour."""
-    size_px, fraction, method = config_data.size_px, config_data.eval_crop_fraction, config_data.resize
-
-    @jax.jit
-    def pictures(batch: Mapping[str, Array]) -> Pictures:
-        view = augment.center_crop(batch["image"], batch["size"], size_px, fraction, method)
-        return augment.to_uint8(view, (0.0,) * 3, (1.0,) * 3)
-
-    return pictures
+    view = augment.eval_pictures(config_data, config_data.size_px)
+    return jax.jit(lambda batch: augment.to_uint8(view(batch), (0.0,) * 3, (1.0,) * 3))
 
 
 def table(metrics: Mapping[str, float]) -> str:

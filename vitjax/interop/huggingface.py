@@ -94,7 +94,7 @@ def settings(facts: Mapping[str, Any]) -> published.Settings:
         text_settings["inits"] = "xavier"
     towers = forms["towers"] | dict(embed_dim=facts["projection_dim"] if clip else image["hidden_size"])
     towers |= dict(scale=1 / 0.07) if clip else dict(scale=10.0, bias=-10.0)
-    pixels = published.CLIP_PIXELS if clip else published.HALF_PIXELS
+    pixels = published.CLIP_PIXELS if clip else published.SIGLIP_PIXELS
     return dict(
         data=dict(size_px=image["image_size"], text_length=text["max_position_embeddings"], **pixels),
         model=forms["model"] | _tower(image) | dict(patch_px=image["patch_size"], drop_path=0.0),

@@ -12,10 +12,9 @@ from jaxtyping import Array, Float
 from vitjax import sharding
 from vitjax.errors import UserError
 from vitjax.models import vit
+from vitjax.models.layers import batch_norm, conv
 
 STRIDE_PX = 32  # a pixel of the last map stands for so many
-
-_KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def make(config: Any, dtype: Any = jnp.float32) -> "ClipResNet":
@@ -75,7 +74,7 @@ class ClipResNet(nn.Module):
 
     def _stem(self, x: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:
         for i, (channels, stride) in enumerate([(self.width // 2, 2), (self.width // 2, 1), (self.width, 1)], 1):
-            x = nn.relu(_conv_norm(x, channels, 3, train, f"stem_conv{i}", f"stem_norm{i}", stride))
+            x = nn.relu(batch_norm(conv(x, channels, 3, stride, f"stem_conv{i}"), train, f"stem_norm{i}"))
         return _halved(x)
 
 
@@ -93,11 +92,11 @@ class Bottleneck(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
         x = sharding.constrain(x, "batch")
         halve = _halved if self.stride == 2 else lambda x: x
-        y = nn.relu(_conv_norm(x, self.width, 1, train, "conv1", "norm1"))
-        y = halve(nn.relu(_conv_norm(y, self.width, 3, train, "conv2", "norm2")))
-        y = _conv_norm(y, 4 * self.width, 1, train, "conv3", "norm3", zero=self.zero_init_residual)
+        y = nn.relu(batch_norm(conv(x, self.width, 1, 1, "conv1"), train, "norm1"))
+        y = halve(nn.relu(batch_norm(conv(y, self.width, 3, 1, "conv2"), train, "norm2")))
+        y = batch_norm(conv(y, 4 * self.width, 1, 1, "conv3"), train, "norm3", zero=self.zero_init_residual)
         if self.stride == 2 or x.shape[-1] != 4 * self.width:
-            x = _conv_norm(halve(x), 4 * self.width, 1, train, "shortcut_conv", "shortcut_norm")
+            x = batch_norm(conv(halve(x), 4 * self.width, 1, 1, "shortcut_conv"), train, "shortcut_norm")
         return nn.relu(x + y)
 
 
@@ -118,28 +117,6 @@ class AttentionPool(nn.Module):
         q = vit.linear(x[:, :1], width, self.dtype, "q", init=init)
         k, v = jnp.split(vit.linear(x, 2 * width, self.dtype, "kv", init=init), 2, axis=-1)
         return vit.attend(q, k, v, self.heads)[:, 0]
-
-
-def _conv_norm(
-    x: Array,
-    channels: int,
-    kernel: int,
-    train: bool,
-    conv: str,
-    norm: str,
-    stride: int = 1,
-    zero: bool = False,
-) -> Array:
-    """A convolution, padded on both sides, and its batch norm, whose scale begins at 0 if `zero`."""
-    pad, dtype = (kernel // 2, kernel // 2), x.dtype
-    x = nn.Conv(
-        channels, (kernel, kernel), strides=(stride, stride), padding=(pad, pad), use_bias=False, dtype=dtype,
-        kernel_init=_KAIMING, name=conv,
-    )(x)  # fmt: skip
-    scale_init = nn.initializers.zeros if zero else nn.initializers.ones
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale_init, name=norm
-    )(x)
 
 
 def _halved(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:

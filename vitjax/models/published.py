@@ -11,11 +11,14 @@ Hugging Face.
 
 from typing import Any
 
-# How their pictures are fed: the short side is the network's, and the middle is cut out.
+# How their pictures are fed: with the short side as the network's and the middle cut out, or with both sides so.
 CLIP_PIXELS = dict(
-    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), eval_crop_fraction=1.0
+    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), resize="bicubic",
+    eval_crop_fraction=1.0, eval_aspect="keep",
+)  # fmt: skip
+SIGLIP_PIXELS = dict(
+    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize="bicubic", eval_crop_fraction=1.0, eval_aspect="squash"
 )
-HALF_PIXELS = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), eval_crop_fraction=1.0)
 
 Settings = dict[str, dict[str, Any]]
 
@@ -62,7 +65,7 @@ def _siglip(
     text = dict(vocab_size=32_000, causal=False, pool="last", eos_id=1, inits="xavier")
     towers = dict(image_projection="none", text_projection="biased", scale=10.0, bias=-10.0)
     return dict(
-        data=dict(size_px=size_px, text_length=text_length, **HALF_PIXELS),
+        data=dict(size_px=size_px, text_length=text_length, text_clean="canonical", text_pad=1, **SIGLIP_PIXELS),
         model=image | size | numbers | dict(patch_px=patch_px),
         text=text | size | numbers,
         towers=dict(embed_dim=width, **towers),
