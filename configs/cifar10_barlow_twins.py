@@ -24,7 +24,7 @@ def get_config(arg=""):
     c.augment.views = policies.solo_asymmetric()
 
     c.model.name = "resnet"
-    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=True))
+    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=False))
     c.objective.name = "barlow_twins"
     c.objective.update(dict(off_diagonal=0.0051, scale=0.1))
     c.objective.projector = published_heads.cifar_barlow_projector()

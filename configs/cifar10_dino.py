@@ -24,11 +24,10 @@ def get_config(arg=""):
     c.augment.views = policies.solo_asymmetric()
 
     c.model.name = "resnet"
-    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=True))
+    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=False))
     c.objective.name = "dino"
     c.objective.update(dict(student_temperature=0.1, center_momentum=0.9, momentum=0.9995))
-    # The paper's warm-up; solo-learn's own is not stated in its table.
-    c.objective.update(dict(teacher_temperature_start=0.04, teacher_temperature=0.07, teacher_temperature_epochs=30.0))
+    c.objective.update(dict(teacher_temperature_start=0.07, teacher_temperature=0.07, teacher_temperature_epochs=0.0))
     c.objective.projector = published_heads.cifar_dino_projector()
 
     c.optim.name, c.optim.form = "lars", "solo"

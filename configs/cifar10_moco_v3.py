@@ -24,7 +24,7 @@ def get_config(arg=""):
     c.augment.views = policies.solo_asymmetric()
 
     c.model.name = "resnet"
-    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=True))
+    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=False))
     c.objective.name = "moco_v3"
     c.objective.update(dict(temperature=0.2, momentum=0.99))
     c.objective.projector = published_heads.moco_v3_resnet_projector()

@@ -24,7 +24,7 @@ def get_config(arg=""):
     c.augment.views = policies.solo_symmetric_weak()
 
     c.model.name = "resnet"
-    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=True))
+    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=False))
     c.objective.name = "simsiam"
     c.objective.stop_gradient = True
     c.objective.projector = published_heads.simsiam_projector()

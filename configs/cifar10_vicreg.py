@@ -24,7 +24,7 @@ def get_config(arg=""):
     c.augment.views = policies.solo_vicreg()
 
     c.model.name = "resnet"
-    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=True))
+    c.model.update(dict(depth=18, width=64, stem="cifar", zero_init_residual=False))
     c.objective.name = "vicreg"
     c.objective.update(dict(invariance=25.0, variance=25.0, covariance=1.0))
     c.objective.halved_variance = False  # solo-learn adds up what the authors' code averages

@@ -51,6 +51,7 @@ ILL = {
     "modes": dict(health__diversity=np.where(np.arange(len(STEPS)) < 30, 0.9, 0.05)),
     "pictures that were never different": dict(health__diversity=0.03 + 0.003 * NOISE),
     "won": dict(health__gradient_ratio=60 * np.exp(NOISE)),
+    "codes": dict(health__assignment_entropy=0.9995 + 0.0002 * NOISE),
     "one prototype": dict(health__prototype_entropy=np.linspace(0.3, 0.01, len(STEPS))),
 }
 HEALTHY = {
@@ -66,6 +67,12 @@ HEALTHY = {
     "crowds a little": dict(health__uniformity=np.linspace(-3, -0.3, len(STEPS))),
     "dips": dict(health__feature_std=np.where(np.arange(len(STEPS)) == 20, 0.0, 0.4)),
     "narrows to a third": dict(health__feature_std=np.linspace(0.3, 0.1, len(STEPS))),
+    "has codes that are alike in the warm-up": dict(
+        health__assignment_entropy=np.where(np.arange(len(STEPS)) < 30, 0.999, 0.9),
+        learning_rate=np.minimum(np.arange(len(STEPS)), 30),
+    ),
+    "has codes that become sure slowly": dict(health__assignment_entropy=0.9999 - 0.00005 * np.arange(len(STEPS))),
+    "has soft codes": dict(health__assignment_entropy=0.97 + 0.005 * NOISE),
     "has spread embeddings": dict(health__embedding_std=flat(0.8)),
     "begins with made pictures that are alike": dict(health__diversity=np.minimum(1, 0.02 * np.arange(len(STEPS)))),
     "is a game that goes to and fro": dict(health__gradient_ratio=6 * np.exp(NOISE)),

@@ -12,7 +12,7 @@ with all its views, medians, and the range beside them.
 --against=opencv does jitter, grey and blur of both of SimCLR's views by hand with OpenCV in uint8, one picture after
 the other in as many threads as OpenCV takes, and skips what a picture is spared, as a loader would.
 
-The share of a step is that of the FLOPs of a ResNet-50 on as many views, forward and backward, and with --step also
+The share of a step is that of the FLOPs of a ResNet-50 on these views, forward and backward, and with --step also
 that of its time. FLOPs are those of matrix products and convolutions, and of a blur those of the two products that
 accelerators do.
 """
@@ -32,6 +32,7 @@ from vitjax.augment import blur, colour, crop, draws
 from vitjax.config import base_config
 from vitjax.errors import UserError
 
+TWO, EIGHT = "SimCLR's two views", "SwAV's eight crops"
 CHANNELS_LAST, PLANES = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -63,9 +64,8 @@ def main(argv: Sequence[str]) -> int:
     if values.against:
         sides["OpenCV: jitter, grey, blur"] = by_hand(values)
     if values.step:
-        sides[f"a step of ResNet-50 on 2 x {values.batch_size} views"] = _calls(
-            *_compiled(*step(values, views=2))
-        )
+        for name, sizes_px in steps(values).items():
+            sides[f"a step on {name}"] = _calls(*_compiled(*step(values, sizes_px)))
     seconds = timing.interleave(sides, values.steps, values.blocks)
     print(table(seconds, values.batch_size), flush=True)
     print(shares(values, seconds), flush=True)
@@ -102,8 +102,8 @@ def programs(values: Any) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]
         )
 
     return {
-        "SimCLR: two views": (views_by(policies.simclr(), size_px), (batch, key)),
-        "SwAV: eight crops": (views_by(policies.swav(local_px=size_px * 3 // 7), size_px), (batch, key)),
+        TWO: (views_by(policies.simclr(), size_px), (batch, key)),
+        EIGHT: (views_by(policies.swav(local_px=local_px(values)), size_px), (batch, key)),
         "SimCLR: jitter, grey, blur": (recoloured, (twice, two.transpose(CHANNELS_LAST))),
         "one crop": (cut, (key, batch)),
         "one jitter": (lambda units, x: colour.random_jitter(units, x, jitter), (units, one)),
@@ -134,19 +134,32 @@ def jitter_of(settings: Any) -> colour.Jitter:
     return colour.Jitter(settings.jitter, *strengths, form=settings.jitter_form)
 
 
-def step(values: Any, views: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """A function that takes the gradient of a ResNet-50 on so many views of a batch, and its arguments."""
+def local_px(values: Any) -> int:
+    """The side of SwAV's small crops: 96 beside 224."""
+    return values.size_px * 3 // 7
+
+
+def steps(values: Any) -> dict[str, Sequence[int]]:
+    """{whose views: the side of each}, of a picture."""
+    return {TWO: [values.size_px] * 2, EIGHT: [values.size_px] * 2 + [local_px(values)] * 6}
+
+
+def step(values: Any, sizes_px: Sequence[int]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A function that takes the gradient of a ResNet-50 on such views of a batch, one pass a size; its arguments."""
     model = resnet50()
-    images = jnp.zeros((views * values.batch_size, values.size_px, values.size_px, 3))
-    variables = jax.eval_shape(model.init, jax.random.key(0), images[:1])
+    views = [
+        jnp.zeros((sizes_px.count(side) * values.batch_size, side, side, 3)) for side in sorted(set(sizes_px))
+    ]
+    variables = jax.eval_shape(model.init, jax.random.key(0), views[0][:1])
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), variables)
 
-    def loss(params: Any, images: Any) -> Any:
+    def loss(params: Any, views: Any) -> Any:
         others = {name: tree for name, tree in variables.items() if name != "params"}
-        out, _ = model.apply({"params": params, **others}, images, train=True, mutable=list(others))
-        return jnp.mean(out["features"] ** 2)
+        variables_now = {"params": params, **others}
+        outs = [model.apply(variables_now, images, train=True, mutable=list(others))[0] for images in views]
+        return sum(jnp.mean(out["features"] ** 2) for out in outs)
 
-    return jax.grad(loss), (variables["params"], images)
+    return jax.grad(loss), (variables["params"], views)
 
 
 def resnet50() -> Any:
@@ -235,18 +248,20 @@ def table(seconds: Mapping[str, Sequence[float]], batch_size: int) -> str:
 
 
 def shares(values: Any, seconds: Mapping[str, Sequence[float]]) -> str:
-    """What part of a ResNet-50's step the two views are, by FLOPs and, where it was timed, by time."""
-    function, args = step(values, views=2)
-    whole = flops.count(function, *args)
-    lines = [f"  a step on the two views is {whole / values.batch_size / 1e9:.4g} GFLOP a picture"]
-    for name, (function, args) in programs(values).items():
-        lines.append(f"  {name}: {flops.count(function, *args) / whole:.2%} of them")
-    timed = next((each for name, each in seconds.items() if name.startswith("a step")), None)
-    if timed:
-        lines.append(
-            f"  SimCLR's two views take {timing.ratio(seconds['SimCLR: two views'], timed)} of the step's time"
-        )
+    """What part of a ResNet-50's step on them views are, by FLOPs and, where it was timed, by time."""
+    lines, made = [], programs(values)
+    for name, sizes_px in steps(values).items():
+        whole, views = _flops(step(values, sizes_px)), _flops(made[name])
+        share = f"{views / whole:.2%} of the step on them, {whole / values.batch_size / 1e9:.4g} GFLOP a picture"
+        if f"a step on {name}" in seconds:
+            share += f"; {timing.ratio(seconds[name], seconds[f'a step on {name}'])} of its time"
+        lines.append(f"  {name}: {share}")
     return "\n".join(lines)
+
+
+def _flops(program: tuple[Callable[..., Any], tuple[Any, ...]]) -> float:
+    function, args = program
+    return flops.count(function, *args)
 
 
 def _compiled(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

@@ -25,7 +25,7 @@ from vitjax.errors import UserError
 FILE = "alarms.jsonl"
 EVERY_STEPS = 10
 LOOKS = 50  # that are remembered
-PATIENCE = 20  # looks at chance, or at a game that is lost
+PATIENCE = 20  # looks at chance, at codes that are alike, or at a game that is lost
 FEW = 3  # looks that one number is the median of
 SETTLED = 10  # looks before there is a running median to compare with
 QUIET = 5  # looks without it, after which an alarm is over
@@ -69,15 +69,20 @@ class Rule(NamedTuple):
 def _at_chance(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
     """The loss sits at chance: within a share of it for PATIENCE looks, not falling, and not during the warm-up."""
     chance = history.looks[-1].get(f"{name.removesuffix('loss')}chance")
-    losses, rates = history.last(name, PATIENCE), history.last("learning_rate", PATIENCE)
-    warming = bool(rates) and rates[-1] > rates[0]
-    if chance is None or len(losses) < PATIENCE or warming:
+    losses = history.last(name, PATIENCE)
+    if chance is None or len(losses) < PATIENCE or _warming(history):
         return None
     value = statistics.median(losses)
     if abs(value - chance) >= limit * abs(chance) or (on is None and _falls(losses)):
         return None
     steps = PATIENCE * EVERY_STEPS
     return Finding(name, value, chance, f"has been {value:.4g} for {steps} steps, and chance is {chance:.4g}")
+
+
+def _warming(history: History) -> bool:
+    """Whether the learning rate rises: before it is up, little can be learned."""
+    rates = history.last("learning_rate", PATIENCE)
+    return bool(rates) and rates[-1] > rates[0]
 
 
 def _falls(values: Sequence[float]) -> bool:
@@ -112,6 +117,16 @@ def _crowded(history: History, name: str, limit: float, on: Finding | None) -> F
     if len(values) < FEW or value <= bound or (value <= lowest / 16 and on is None):
         return None
     return Finding(name, value, bound, f"is {value:.3g}, above {bound:.3g}; it was {lowest:.3g}")
+
+
+def _alike_codes(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
+    """Each picture is given all prototypes alike, for PATIENCE looks, no fewer with time, and not in the warm-up."""
+    values = history.last(name, PATIENCE)
+    value = statistics.median(values)
+    if len(values) < PATIENCE or value <= limit or _warming(history) or (on is None and _falls(values)):
+        return None
+    steps = PATIENCE * EVERY_STEPS
+    return Finding(name, value, limit, f"has been {value:.4g} of its largest for {steps} steps, above {limit:g}")
 
 
 def _same_pictures(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
@@ -187,6 +202,12 @@ RULES: Mapping[str, Rule] = {
         _collapsed,
         "All pictures look alike to the network: see that targets receive no gradient and that predictor, centring or "
         "negatives are in place; else try a smaller config.optim.base_lr or a larger config.batch_size",
+    ),
+    "codes": Rule(
+        ("health/assignment_entropy",),
+        _alike_codes,
+        "All prototypes are alike to each picture, and there is nothing to predict: try a smaller "
+        "config.objective.epsilon (SwAV) or teacher_temperature (DINO), or a larger config.optim.held_epochs",
     ),
     "modes": Rule(
         ("health/diversity",),

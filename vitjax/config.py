@@ -128,6 +128,7 @@ def base_config() -> ml_collections.ConfigDict:
     c.alarms = a = ml_collections.ConfigDict()  # what a run says of itself when it looks ill; 0 turns one off
     a.chance = 0.02  # the loss lies within this share of chance, and does not fall
     a.collapse = 0.15  # the spread of features or embeddings, of 1, once it is a quarter of what it was
+    a.codes = 0.99  # the entropy of a picture's code, of that of a code that takes all prototypes alike
     a.modes = 0.15  # how far made pictures are from their like, in the same of real ones
     a.won = 30.0  # the norm of the generator's gradient, in that of the discriminator's
     a.starved = 0.3  # the share of the time that is spent waiting for data

@@ -243,6 +243,13 @@ def positive(name: str, value: float) -> float:
     return value
 
 
+def at_least(name: str, value: int, least: int) -> int:
+    """`value` of config.objective.<name>, if it is no less than `least`."""
+    if value < least:
+        raise UserError(f"config.objective.{name}={value} must be at least {least}")
+    return value
+
+
 def trained(params: Tree, extra: Tree) -> Tree:
     """The variables of the network that gets the gradient."""
     return _parts({"params": params, **extra}, ("backbone", "projector", "predictor"))

@@ -149,6 +149,25 @@ def test_a_queue_that_no_batch_divides_is_refused():
         build(config)
 
 
+@pytest.mark.parametrize(
+    "method, setting, value, bound",
+    [
+        ("swav", "sinkhorn_iterations", 0, "at least 1"),
+        ("swav", "prototypes", 1, "at least 2"),
+        ("swav", "queue", -8, "at least 0"),
+        ("swav", "queue_epoch", -1.0, "at least 0"),
+        ("swav", "epsilon", 0.0, "above 0"),
+        ("dino", "teacher_temperature_epochs", -1.0, "at least 0"),
+        ("dino", "center_momentum", 1.5, "between 0 and 1"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(method, setting, value, bound):
+    config = config_with(method)
+    config.objective[setting] = value
+    with pytest.raises(UserError, match=rf"config\.objective\.{setting}={value} must be {bound}"):
+        build(config)
+
+
 def test_a_method_of_two_views_refuses_one():
     config = config_with("simclr")
     with config.unlocked():

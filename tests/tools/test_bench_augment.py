@@ -16,22 +16,29 @@ def test_each_operation_and_both_sides_have_their_line(capsys):
     small = ["--batch_size=2", "--size_px=28", "--steps=1", "--blocks=1", "--against=opencv", "--allow_cpu"]
     assert bench_augment.main(small) == 0
     printed = capsys.readouterr().out
-    for line in ("SimCLR: two views", "SwAV: eight crops", "one crop", "one jitter", "one grey", "one blur"):
+    for line in ("SimCLR's two views", "SwAV's eight crops", "one crop", "one jitter", "one grey", "one blur"):
         assert f"  {line} " in printed, printed
     assert "times what OpenCV takes" in printed and "GFLOP a picture" in printed
 
 
 def test_two_products_a_blur_are_half_a_percent_of_a_step():
     values = SimpleNamespace(batch_size=1, size_px=224)
-    share = bench_augment.flops.count
-    function, args = bench_augment.programs(values)["SimCLR: jitter, grey, blur"]
-    ratio = share(function, *args) / share(*_flat(bench_augment.step(values, views=2)))
-    assert 0.004 < ratio < 0.007
+    assert 0.004 < flops_of(bench_augment.programs(values)["SimCLR: jitter, grey, blur"]) / on_views(values) < 0.007
 
 
-def _flat(program):
+def test_a_step_on_small_crops_is_cheaper_by_their_area():
+    values = SimpleNamespace(batch_size=1, size_px=224)
+    eight = flops_of(bench_augment.step(values, bench_augment.steps(values)["SwAV's eight crops"]))
+    assert eight / on_views(values) == pytest.approx(1 + 6 / 2 * (96 / 224) ** 2, rel=0.01)
+
+
+def on_views(values):
+    return flops_of(bench_augment.step(values, [values.size_px] * 2))
+
+
+def flops_of(program):
     function, args = program
-    return function, *args
+    return bench_augment.flops.count(function, *args)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])

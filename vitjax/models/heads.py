@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from vitjax.errors import UserError
 from vitjax.models.layers import batch_norm
 from vitjax.models.vit import ACTIVATIONS
+from vitjax.vectors import normalised
 
 OUT_NORMS = {
     "none": None,
@@ -24,7 +25,6 @@ OUT_NORMS = {
 }
 HEAD_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": ACTIVATIONS["gelu"]}
 KERNEL_INITS = ("fan_in_uniform", "fan_in_normal", "normal")
-MIN_NORM = 1e-12  # of a vector that is divided by its length
 
 
 def make(settings: Any, dtype: Any = jnp.float32) -> "MLP | DINOHead":
@@ -113,7 +113,7 @@ class Prototypes(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B E"]) -> Float[Array, "B K"]:
         kernel = self.param("kernel", _unit_columns, (x.shape[-1], self.count))
-        return unit(x.astype(jnp.float32)) @ kernel
+        return _scores(normalised(x), kernel)
 
 
 class DINOHead(nn.Module):
@@ -132,7 +132,7 @@ class DINOHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"], train: bool = False) -> Float[Array, "B K"]:
-        x = unit(self.mlp(x, train))
+        x = normalised(self.mlp(x, train))
         return WeightNormed(self.prototypes, not self.norm_last_layer, name="last")(x)
 
 
@@ -149,23 +149,22 @@ class WeightNormed(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B E"]) -> Float[Array, "B K"]:
         kernel = self.param("kernel", _kernel_init("fan_in_uniform"), (x.shape[-1], self.features))
-        y = x @ unit(kernel, axis=0)
+        y = _scores(x, normalised(kernel, axis=0))
         return y * self.param("gain", nn.initializers.ones, (1, self.features)) if self.learn_gain else y
 
 
 def unit_prototypes(params: Any) -> Any:
     """The parameters of `Prototypes` with each prototype, a column, divided by its length."""
-    return jax.tree.map(lambda kernel: unit(kernel, axis=0), params)
+    return jax.tree.map(lambda kernel: normalised(kernel, axis=0), params)
 
 
-def unit(x: Float[Array, "*B E"], axis: int = -1) -> Float[Array, "*B E"]:
-    """Vectors of length one along `axis`; zeros stay zeros, and have a finite gradient."""
-    squares = jnp.sum(jnp.square(x), axis, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, MIN_NORM**2))
+def _scores(x: Float[Array, "B E"], columns: Float[Array, "E K"]) -> Float[Array, "B K"]:
+    """Products in full float32: what follows divides them by temperatures down to 0.03."""
+    return jnp.dot(x, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def _unit_columns(key: Array, shape: tuple[int, int]) -> Float[Array, "E K"]:
-    return unit(jax.random.normal(key, shape), axis=0)
+    return normalised(jax.random.normal(key, shape), axis=0)
 
 
 def _kernel_init(name: str, std: float = 0.0) -> Callable:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vitjax import health, joint_embedding, models, schedules
+from vitjax.errors import UserError
 from vitjax.losses.distillation import dino, moved_center
 from vitjax.models import heads
 from vitjax.objective import Objective, Run
@@ -24,15 +25,21 @@ def make(config: Any, run: Run) -> Objective:
     its warm-up, center_momentum, momentum and projector.
 
     The centre that is taken off the teacher's scores moves after use. The export is the teacher, as published.
+
+    Raises:
+      UserError: a number makes no sense.
     """
     settings = config.objective
     student_temperature = joint_embedding.positive("student_temperature", settings.student_temperature)
+    warmup_epochs = joint_embedding.at_least("teacher_temperature_epochs", settings.teacher_temperature_epochs, 0)
     teacher_temperature = schedules.linear_warmup(
         joint_embedding.positive("teacher_temperature_start", settings.teacher_temperature_start),
         joint_embedding.positive("teacher_temperature", settings.teacher_temperature),
-        round(settings.teacher_temperature_epochs * run.steps_per_epoch),
+        round(warmup_epochs * run.steps_per_epoch),
     )
     center_momentum = settings.center_momentum
+    if not 0 <= center_momentum <= 1:
+        raise UserError(f"config.objective.center_momentum={center_momentum} must be between 0 and 1; try 0.9")
     joint_embedding.count_views(config)
     network = joint_embedding.Network(
         backbone=models.build(config.model, run.dtype),

@@ -26,8 +26,9 @@ def make(config: Any, run: Run) -> Objective:
     queue_epoch and projector.
 
     Codes come from the first two views and are predicted from every other view. A batch smaller than the number of
-    prototypes is assigned together with the last `queue` embeddings of each of the two views, from `queue_epoch` on
-    and once that many were seen; 0 is no queue. How long prototypes are held still is config.optim.held_epochs.
+    prototypes is assigned together with the last `queue` embeddings of each of the two views. The queue fills from
+    `queue_epoch` on and is used once it is full; 0 is no queue. How long prototypes are held still is
+    config.optim.held_epochs.
 
     Raises:
       UserError: a number makes no sense, or the queue is no multiple of the batch.
@@ -35,13 +36,16 @@ def make(config: Any, run: Run) -> Objective:
     settings = config.objective
     temperature = joint_embedding.positive("temperature", settings.temperature)
     epsilon = joint_embedding.positive("epsilon", settings.epsilon)
-    iterations, length, count = settings.sinkhorn_iterations, settings.queue, settings.prototypes
+    iterations = joint_embedding.at_least("sinkhorn_iterations", settings.sinkhorn_iterations, 1)
+    count = joint_embedding.at_least("prototypes", settings.prototypes, 2)
+    length = joint_embedding.at_least("queue", settings.queue, 0)
+    queue_epoch = joint_embedding.at_least("queue_epoch", settings.queue_epoch, 0)
     if length % run.batch_size:
         raise UserError(
             f"config.objective.queue={length} must be a multiple of config.batch_size={run.batch_size}, or 0; try "
             f"{max(1, round(length / run.batch_size)) * run.batch_size}"
         )
-    queue_step = round(settings.queue_epoch * run.steps_per_epoch)
+    queue_step = round(queue_epoch * run.steps_per_epoch)
     joint_embedding.count_views(config)
     network = joint_embedding.Network(
         backbone=models.build(config.model, run.dtype),
