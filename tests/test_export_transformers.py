@@ -6,6 +6,7 @@ import pytest
 import reference_libraries
 import tiny_towers
 from golden import wave
+from ml_collections import ConfigDict
 from own_methods import plain_towers
 from safetensors.numpy import load_file
 
@@ -17,8 +18,9 @@ from vitjax.models import two_towers
 
 
 def built(family, tmp_path, **changes):
-    """An experiment of tiny towers with scanned blocks, and fresh weights for it."""
+    """An experiment of tiny towers with scanned blocks, and fresh weights for it; texts are bytes."""
     config = base_config()
+    changes["text"] = dict(vocab_size=259) | changes.get("text", {})
     tiny = tiny_towers.config(family, **changes)
     config.data.update(tiny.data)
     config.total_steps = 1
@@ -47,7 +49,9 @@ def test_the_directory_has_the_config_the_weights_and_the_pictures_preparation(f
     assert config["architectures"] == [name] and config["vision_config"]["image_size"] == 16
     assert config["text_config"]["max_position_embeddings"] == 8
     prepared = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert prepared["size"] == {"shortest_edge": 16} and prepared["crop_size"] == {"height": 16, "width": 16}
+    square = {"height": 16, "width": 16}
+    assert prepared["size"] == ({"shortest_edge": 16} if family == "clip" else square)
+    assert prepared["crop_size"] == square
     assert prepared["image_mean"] == list(made.config.data.mean) and prepared["resample"] == 3
     weights = load_file(tmp_path / "model.safetensors")
     assert {x.dtype for x in weights.values()} == {np.dtype("float32")}
@@ -60,16 +64,17 @@ def test_the_directory_has_the_config_the_weights_and_the_pictures_preparation(f
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_the_settings_come_back_out_of_the_config(family, tmp_path):
     pool = dict(pool="eos") if family == "clip" else {}
-    made, params = built(family, tmp_path, text=dict(activation="gelu", norm_eps=1e-4, **pool))
+    data = dict(mean=(0.1, 0.2, 0.3), resize="bilinear", eval_crop_fraction=16 / 29, text_pad=5)
+    made, params = built(family, tmp_path, text=dict(activation="gelu", norm_eps=1e-4, **pool), data=data)
     flat = trees.unstack(trees.flatten({"params": params}))
-    found = huggingface.settings(huggingface.files(made.config, flat).json["config.json"])
+    found = huggingface.settings(*huggingface.files(made.config, flat).json.values())
     for section, values in found.items():
         for key, value in values.items():
             assert made.config[section][key] == value, (section, key)
     missing = {"scan", "remat", "attention"}  # what changes no number
     assert set(made.config.text) - set(found["text"]) == missing
     assert set(made.config.model) - set(found["model"]) == missing
-    assert set(made.config.towers) == set(found["towers"])
+    assert set(made.config.towers) - set(found["towers"]) == {"scale"}
 
 
 def test_weights_that_come_back_otherwise_are_an_error(tmp_path, monkeypatch):
@@ -78,6 +83,33 @@ def test_weights_that_come_back_otherwise_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "load_file", lambda path: {k: x + (x.ndim == 0) for k, x in read(path).items()})
     with pytest.raises(RuntimeError, match="are not the run's"):
         export.write_transformers(made, {"params": params}, 1, tmp_path)
+
+
+@pytest.mark.parametrize("file, wrong", [
+    ("config.json", lambda facts: facts["text_config"].update(eos_token_id=ord("a") + 3)),
+    ("config.json", lambda facts: facts["vision_config"].update(hidden_act="gelu")),
+    ("preprocessor_config.json", lambda facts: facts.update(image_mean=[0.5, 0.5, 0.5])),
+])  # fmt: skip
+def test_a_file_that_describes_another_model_is_an_error(file, wrong, tmp_path, monkeypatch):
+    made, params = built("clip", tmp_path)
+    write = huggingface.files
+
+    def wrongly(config, flat):
+        files = write(config, flat)
+        wrong(files.json[file])
+        return files
+
+    monkeypatch.setattr(huggingface, "files", wrongly)
+    with pytest.raises(RuntimeError, match="exported model's (image|text)_embed differ from the run's"):
+        export.write_transformers(made, {"params": params}, 1, tmp_path)
+
+
+def test_the_tokenizers_own_vocabulary_is_counted(tmp_path):
+    made, params = built("clip", tmp_path)
+    config = ConfigDict(made.config.to_dict())
+    config.text.vocab_size = 0
+    flat = trees.unstack(trees.flatten({"params": params}))
+    assert huggingface.files(config, flat).json["config.json"]["text_config"]["vocab_size"] == 259
 
 
 @pytest.mark.parametrize(
@@ -101,21 +133,6 @@ def test_a_model_that_transformers_does_not_have_is_refused(family, changes, mat
 def test_a_model_without_a_text_tower_is_refused():
     with pytest.raises(UserError, match="--format=transformers writes models of an image and a text tower"):
         huggingface.files(base_config(), {})
-
-
-def test_a_config_of_another_model_or_one_with_gaps_is_refused():
-    with pytest.raises(UserError, match="model_type='bert'; known are clip, siglip"):
-        huggingface.settings({"model_type": "bert"})
-    with pytest.raises(UserError, match="text_config.eos_token_id is missing .*to_dict"):
-        huggingface.settings({"model_type": "clip", "vision_config": {}, "text_config": {}})
-
-
-def test_siglips_end_is_not_clips_though_its_config_says_so(tmp_path):
-    made, params = built("siglip", tmp_path)
-    flat = trees.unstack(trees.flatten({"params": params}))
-    config = huggingface.files(made.config, flat).json["config.json"]
-    config["text_config"]["eos_token_id"] = 49407  # transformers' default
-    assert huggingface.settings(config)["text"]["eos_id"] == 1
 
 
 @pytest.mark.parity

@@ -115,6 +115,14 @@ def test_an_export_reads_texts_when_the_vocabulary_and_the_run_are_gone(tmp_path
     np.testing.assert_allclose(model.text_embed(["R G"]), [[0.5**0.5, 0.5**0.5, 0]], atol=1e-6)
 
 
+def test_an_export_of_other_texts_leaves_nothing(run, tmp_path, monkeypatch):
+    # Red is R in a text no more, and pictures stay what they were.
+    monkeypatch.setattr(export, "_stored", lambda x: np.roll(x, 1, 0) if len(x) == 259 else x)
+    with pytest.raises(RuntimeError, match="exported model's text_embed differ from the run's"):
+        export.export(run, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_goes_on_with_its_vocabulary_anywhere_and_with_no_other(tmp_path):
     file = words(tmp_path / "words.json")
     folder = towers_run.pictures(tmp_path / "pictures", COLOURS)

@@ -6,8 +6,9 @@
 
 The config says what the weights are: the model, its pictures, and what becomes of them later. `--weights` is a file of
 safetensors (`tools/convert_torch.py` makes one of a torch file) or a directory of Hugging Face, whose own config.json
-then has the last word on sizes. Which layout it is is seen from the names. What comes out is opened by `vitjax.load`,
-evaluated by `vitjax.evaluate`, and trained on by `config.init`.
+then has the last word on two towers, and its preprocessor_config.json on their pictures. Which layout it is is seen
+from the names. What comes out is opened by `vitjax.load`, evaluated by `vitjax.evaluate`, and trained on by
+`config.init`.
 """
 
 import json
@@ -65,8 +66,9 @@ def convert(
     """
     out, weights = export.new_directory(out), Path(weights)
     theirs = read(weights)
-    if (weights / experiment.FILE).is_file():
-        _take_sizes(config, json.loads((weights / experiment.FILE).read_text()))
+    if "towers" in tuple(config) and (weights / huggingface.CONFIG).is_file():
+        with config.unlocked():
+            config.update(huggingface.settings_of(weights))
     tracked = Tracked(config)
     try:
         ours = variables(tracked, theirs)
@@ -141,16 +143,6 @@ CLASSIFIERS: dict[str, Callable[[Any], list[table.Row]]] = {
     "resnet": lambda config: torchvision_resnet.rows(config.model),
     "vgg": lambda config: torchvision_vgg.rows(config.model),
 }
-
-
-def _take_sizes(config: ml_collections.ConfigDict, facts: Mapping[str, Any]) -> None:
-    """Lays the sizes of a config.json of Hugging Face over those of a config with two towers."""
-    if "towers" not in tuple(config):
-        return
-    settings = huggingface.settings(facts)
-    with config.unlocked():
-        for section, values in settings.items():
-            config[section].update(values)
 
 
 def _class_names(

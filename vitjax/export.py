@@ -3,23 +3,27 @@
     python -m vitjax.export --workdir=DIR --out=DIR [--format=transformers]
 
 By default for `vitjax.load(DIR)`; 'transformers' is for `transformers.AutoModel.from_pretrained(DIR)`, of CLIP
-and SigLIP alone. Nothing is written before the written files were opened again and gave the features of the run.
+and SigLIP alone. Nothing is written before the written files were opened again and gave the features of the run, and
+the embeddings of its texts.
 """
 
 import contextlib
 import json
 import os
 import shutil
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import vitjax
-from vitjax import cli, experiment, model, model_card, trees
+from vitjax import augment, cli, experiment, model, model_card, trees
+from vitjax.config import Tracked
 from vitjax.errors import UserError
 from vitjax.experiment import Experiment
 from vitjax.interop import huggingface, table
@@ -27,7 +31,8 @@ from vitjax.workdir import is_remote
 
 TOLERANCE = 1e-6
 BATCHES = (1, 3, 17)
-COMPARED = ("features", "image_embed")  # outputs of pictures
+COMPARED = ("features", "image_embed", "text_embed")
+LETTERS, MAX_LETTERS = np.array(list(f"{string.ascii_letters}{8 * ' '}")), 80  # of the captions that are compared
 # What these models fix in code and so have in no config; a user of the weights needs it all the same.
 FIXED = {
     "resnet": {"pool": "gap", "activation": "relu", "norm_eps": 1e-5},
@@ -117,7 +122,11 @@ def write_transformers(built: Experiment, variables: Any, step: int, folder: Pat
     back = trees.stack(table.read(load_file(weights), files.rows), flat)
     if any(not np.array_equal(back[path], x, equal_nan=True) for path, x in flat.items()):
         raise RuntimeError("the weights that were written are not the run's; nothing was written")
-    _compare(model.Model(built, variables), model.Model(built, trees.unflatten(back)))
+    # By the settings that another reader would find, so that a wrong one of them is seen.
+    config = ml_collections.ConfigDict(built.config.to_dict())
+    config.update(huggingface.settings_of(folder))
+    described = experiment.build(Tracked(config), built.run, built.path)
+    _compare(model.Model(built, variables), model.Model(described, trees.unflatten(back)))
 
 
 FORMATS: dict[str, Callable[[Experiment, Any, int, Path], None]] = {
@@ -135,15 +144,19 @@ def _stored(x: np.ndarray) -> np.ndarray:
 
 def _compare(run: model.Model, exported: model.Model) -> None:
     """Raises:
-    RuntimeError: features or embeddings of random pictures differ.
+    RuntimeError: features or embeddings of random pictures or captions differ.
     """
     outputs = [name for name in COMPARED if name in run.outputs]
     draw, side = np.random.default_rng(0), run.config.data.size_px
     for count in BATCHES:
         # One size a batch: every canvas is compiled twice.
         pictures = draw.integers(0, 256, (count, side + count, 2 * side, 3), np.uint8)
+        captions = ["".join(draw.choice(LETTERS, length)) for length in draw.integers(1, MAX_LETTERS, count)]
         for name in outputs:
-            difference = np.abs(run.predict(name, pictures) - exported.predict(name, pictures)).max()
+            ours, theirs = (
+                m.text_embed(captions) if name == "text_embed" else m.predict(name, pictures) for m in (run, exported)
+            )
+            difference = np.abs(ours - theirs).max()
             if not difference <= TOLERANCE:
                 raise RuntimeError(
                     f"the exported model's {name} differ from the run's by {difference:.2g} (batch of {count}; "
@@ -162,7 +175,8 @@ def _config(built: Experiment, flat: Mapping[str, np.ndarray], step: int) -> dic
             "size_px": data.size_px,
             "resize": data.resize,
             "antialias": True,
-            "resize_short_side_px": int(data.size_px / data.eval_crop_fraction),
+            "aspect": data.eval_aspect,
+            "resize_short_side_px": augment.resized_px(data.size_px, data.eval_crop_fraction),
             "crop": "center",
             "crop_fraction": data.eval_crop_fraction,
             "value_range": [0.0, 1.0],

@@ -1,5 +1,7 @@
 """The embeddings of transformers' and open_clip's fresh models; written back, the weights are theirs again."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from golden import wave
 from ml_collections import ConfigDict
 from PIL import Image
 
-from vitjax import augment, trees
+from vitjax import augment, convert, trees
 from vitjax.interop import huggingface, table, two_towers
 from vitjax.models import two_towers as towers_model
 
@@ -46,8 +48,18 @@ def tensors(torch, size_px):
     return images, torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(IDS)
 
 
+def only_what_differs(facts, defaults):
+    """A config.json as the hub has them: without what is transformers' default."""
+    return {
+        key: only_what_differs(value, defaults[key]) if isinstance(value, dict) else value
+        for key, value in facts.items()
+        if key == "model_type" or key not in defaults or value != defaults[key]
+    }
+
+
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_transformers(family):
+def test_transformers(family, tmp_path):
+    """A directory that transformers wrote; SigLIP's text tower is wider than the embedding."""
     torch, transformers = reference_libraries.torch(), reference_libraries.transformers()
     c = tiny_towers.config(family)
     tower = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
@@ -57,13 +69,16 @@ def test_transformers(family):
         config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
         model = transformers.CLIPModel(config)
     else:
-        config = transformers.SiglipConfig(text_config=text | dict(projection_size=16), vision_config=vision)
+        text |= dict(hidden_size=24, projection_size=16)
+        config = transformers.SiglipConfig(text_config=text, vision_config=vision)
         model = transformers.SiglipModel(config)
-    found = huggingface.settings(config.to_dict())
-    c.text.update(found["text"])
-    c.model.update(found["model"])
+    model.save_pretrained(tmp_path)
+    file = tmp_path / huggingface.CONFIG
+    file.write_text(json.dumps(only_what_differs(json.loads(file.read_text()), type(config)().to_dict())))
+    assert "hidden_act" not in file.read_text()
+    c.update(huggingface.settings_of(tmp_path))
     module = towers_model.make(c.model, c.text, c.towers)
-    flat = two_towers.read(numpy_state(model), module)
+    flat = two_towers.read(convert.read(tmp_path), module)
     images, pixels, ids = tensors(torch, 16)
     with torch.no_grad():
         wanted = model.eval()(input_ids=ids, pixel_values=pixels)

@@ -24,9 +24,12 @@ def make(config, run):
     def embed(variables, batch, key):
         return model.apply(variables, view(batch), method="embed_images")
 
+    def embed_texts(variables, batch, key):
+        return model.apply(variables, batch["text"], method="embed_texts")
+
     return from_loss(
         init=init, loss=loss, tx=optax.sgd(1e-3), export=lambda state: {"params": state.params},
-        predict={"image_embed": embed},
+        predict={"image_embed": embed, "text_embed": embed_texts},
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from vitjax.augment.crop import (
     random_flip,
     random_resized_crop,
     resize_weights,
+    resized_px,
 )
 from vitjax.augment.draws import row_keys
 from vitjax.augment.views import (
@@ -42,6 +43,7 @@ __all__ = [
     "random_flip",
     "random_resized_crop",
     "resize_weights",
+    "resized_px",
     "row_keys",
     "to_uint8",
     "train_view",

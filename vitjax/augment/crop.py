@@ -71,7 +71,7 @@ def center_crop(
     """
     canvas_h, canvas_w = images.shape[1:3]
     sizes = jnp.maximum(sizes, 1)  # a padded row may have none
-    resized_short = int(size_px / crop_fraction)
+    resized_short = resized_px(size_px, crop_fraction)
     short = jnp.minimum(sizes[:, 0], sizes[:, 1])
     weights = []
     for side, canvas in ((sizes[:, 0], canvas_h), (sizes[:, 1], canvas_w)):
@@ -80,6 +80,11 @@ def center_crop(
         start = jnp.zeros_like(side)
         weights.append(resize_weights(start, side, size_px, canvas, method, resized=resized, first=first))
     return _resample(images, *weights)
+
+
+def resized_px(size_px: int, crop_fraction: float) -> int:
+    """The short side of a picture of whose middle `size_px` pixels are cut out, as torchvision and timm round it."""
+    return int(size_px / crop_fraction + 1e-6)  # 224 / (224 / 229) is 228.99999999999997
 
 
 def random_flip(
