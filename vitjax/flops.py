@@ -2,7 +2,8 @@
 
 Matrix products and convolutions alone are counted, each multiplication and addition as one: twice the MACs
 that papers often call the FLOPs of a model. Recomputation under `remat` is in the jaxpr and so is counted;
-multiplications by the zeros of a dilated input (the gradient of a strided convolution) are not.
+multiplications by the zeros of a dilated input (the gradient of a strided convolution) are not, nor is what no
+result comes from.
 """
 
 import math
@@ -63,7 +64,16 @@ def count_jaxpr(jaxpr: Any) -> float:
 
     A loop whose length is not in the program counts once, and the longest branch stands for all.
     """
-    return float(sum(_count_equation(eqn) for eqn in _open(jaxpr).eqns))
+    return float(sum(_count_equation(eqn) for eqn in _needed(_open(jaxpr))))
+
+
+def _needed(jaxpr: Any) -> Iterator[Any]:
+    """The equations, last first, that a result comes from: the compiler drops the others."""
+    wanted = {id(var) for var in jaxpr.outvars}
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or any(id(var) in wanted for var in eqn.outvars):
+            wanted |= {id(var) for var in eqn.invars}
+            yield eqn
 
 
 def _count_equation(eqn: Any) -> float:
