@@ -31,6 +31,7 @@ def convolve(
 
     What has no more than FEW_PLACES places in the end, each of which sees most of the map, is one matrix product, and
     a 1x1 kernel sees only the pixels that its stride leaves. `settings` are lax's; dilation and groups are left to it.
+    There is no forward-mode derivative: the one in the kernel is our own, for CPUs.
     """
     settings = dict(precision=precision, dimension_numbers=dimension_numbers, **settings)
     if any(settings.get(name, 1) not in (1, (1, 1)) for name in LEFT_TO_LAX):
