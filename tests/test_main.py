@@ -124,6 +124,13 @@ def test_supervised_training_learns_from_a_folder_of_classes_and_starts_from_a_r
             np.testing.assert_allclose(x, source[path], atol=1e-6, err_msg=path)
 
 
+def test_a_run_that_began_from_other_weights_goes_on_by_the_same_command(tmp_path):
+    run(tmp_path / "first", "mae_vitb")
+    same = [tmp_path / "second", "mae_vitb", f"--config.init.backbone={tmp_path / 'first'}"]
+    assert not run(*same, stop=lambda: True)
+    assert run(*same)
+
+
 @pytest.mark.parametrize(
     "more, message",
     [

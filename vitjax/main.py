@@ -211,13 +211,21 @@ def _plan(config: Tracked, home: Workdir, given: Sequence[str], changed: Sequenc
         profile=SimpleNamespace(**config.profile),
         abstract=sharding.abstract(experiment.abstract_state(built), mesh),
         checkpointer=checkpointer,
-        weights={} if checkpointer.latest_step() else experiment.given_weights(built),
+        weights=_weights(built, checkpointer),
         changed=experiment.changes(built, changed) if checkpointer.latest_step() else {},
         policy=nonfinite.policy(config),
         limits=alarms.limits(config),
     )
     config.refuse_unread(given)
     return plan
+
+
+def _weights(built: Experiment, checkpointer: Checkpointer) -> Mapping[str, Any]:
+    """The arrays that `config.init` brings to a run that begins."""
+    if not checkpointer.latest_step():
+        return experiment.given_weights(built)
+    dict(built.config.init)  # reads the keys: the command that goes on is the one that began, and not refused for them
+    return {}
 
 
 def _begin(plan: Plan, enter: Enter) -> tuple[State, tuple[int, ...]]:
