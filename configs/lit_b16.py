@@ -3,7 +3,8 @@
 Command:   python -m vitjax.main --config=configs/lit_b16.py --config.data.path='shards/train-*.tar' \
                --config.init.backbone=runs/mae_vitb --config.data.tokenizer=clip:bpe_simple_vocab_16e6.txt.gz \
                --workdir=runs/lit_b16
-           config.init.backbone is a run or an export; the section `model` must be that of its backbone
+           config.init.backbone is a run or an export, whose backbone the section `model` must be that of; another
+           activation, norm_eps, number of heads, mean or std is refused
 Hardware:  32 TPU v4 chips
 Expected:  72.1% zero-shot top-1 on ImageNet with a tower trained on ImageNet-21k (big_vision)
 Obtained:  not yet run
