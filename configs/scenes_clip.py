@@ -5,7 +5,8 @@ Hardware:  2 CPU cores, about ten minutes
 Data:      'scenes', drawn by vitjax itself; nothing is downloaded
 Obtained:  of 1,000 test pictures, pictures to texts R@1 77.9, R@5 97.6; texts to pictures R@1 62.7, R@5 92.0; zero-shot
            hue 97.9% of 8, shape 43.9% of 12 (top five 88.9%), texture 10.0% of 10, which is chance. The other words
-           tell the pictures of a batch apart, and nothing asks for the texture: the features do not hold it
+           tell the pictures of a batch apart, and nothing asks for the texture: the features do not hold it. Batches
+           of 512 (1,500 steps) give shape 50.0% and texture 9.8%; with labels this network learns either in a minute
 """
 
 from vitjax.config import base_config, form, retrieval_eval, zero_shot_eval
