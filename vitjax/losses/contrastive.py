@@ -18,10 +18,10 @@ from vitjax.losses.embeddings import (
     counted,
     in_blocks,
     mean_of,
-    normalised,
     products,
     which_count,
 )
+from vitjax.vectors import normalised
 
 Temperature = Float[Array, ""] | float
 

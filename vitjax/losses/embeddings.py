@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vitjax import gradients
-from vitjax.vectors import normalised as normalised  # for the losses, beside what else they share
 
 Tree = Any
 Valid = Bool[Array, " B"] | None

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vitjax.losses.contrastive import softmax_contrast
-from vitjax.losses.embeddings import Valid, counted, in_blocks, mean_of, normalised, products, which_count
+from vitjax.losses.embeddings import Valid, counted, in_blocks, mean_of, products, which_count
+from vitjax.vectors import normalised
 
 Scalar = Float[Array, ""] | float
 Same = Int[Array, " B"] | None

@@ -8,7 +8,8 @@ Stop the target's gradient before it comes here. Each function is one direction:
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitjax.losses.embeddings import Valid, counted, mean_of, normalised, which_count
+from vitjax.losses.embeddings import Valid, counted, mean_of, which_count
+from vitjax.vectors import normalised
 
 
 def unit_regression(

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float
 from vitjax import health, joint_embedding, models
 from vitjax.errors import UserError
 from vitjax.losses.clustering import sinkhorn, swapped_prediction
-from vitjax.losses.embeddings import normalised
 from vitjax.models import heads
 from vitjax.objective import Objective, Run
+from vitjax.vectors import normalised
 
 ASSIGNED = 2  # views that are assigned to prototypes: the large ones, which come first
 
