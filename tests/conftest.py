@@ -6,8 +6,13 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices; and what runs for milliseconds need not be compiled for minutes: at its usual level LLVM takes seconds
-# for each shape of random numbers.
-for flag, value in (("xla_force_host_platform_device_count", 8), ("xla_backend_optimization_level", 1)):
+# for each shape of random numbers. Scheduled for concurrency, eight devices on two cores may begin their collectives in
+# different orders, and wait for each other until XLA gives up.
+for flag, value in (
+    ("xla_force_host_platform_device_count", 8),
+    ("xla_backend_optimization_level", 1),
+    ("xla_cpu_enable_concurrency_optimized_scheduler", "false"),
+):
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{flag}={value}"
 

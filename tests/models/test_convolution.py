@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from vitjax import sharding
+from vitjax.config import base_config
 from vitjax.models.convolution import convolve
 
 LAX = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))  # as flax calls it
@@ -91,3 +93,16 @@ def test_small_maps_are_products(shape, size, stride, by_product):
         )
     )
     assert ("dot_general" in text, "conv_general" in text) == (by_product, not by_product)
+
+
+def test_over_several_devices_the_gradient_is_laxs():
+    x, kernel = jnp.zeros((8, 8, 8, 5)), jnp.zeros((3, 3, 5, 4))
+
+    def loops(mesh):
+        with sharding.use(mesh):
+            gradient = jax.grad(lambda kernel: jnp.sum(convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), **LAX)))
+            return "scan" in str(jax.make_jaxpr(gradient)(kernel))
+
+    config = base_config().mesh
+    assert loops(sharding.make_mesh(config, jax.devices()[:1]))
+    assert not loops(sharding.make_mesh(config, jax.devices()[:8]))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from vitjax import sharding
+
 # XLA has no fast convolution on CPUs for maps that are smaller than the kernel: at 2x2 it takes 44 times as long as
 # the product. Maps of more places than these would cost more operations as a product.
 FEW_PLACES = 4
@@ -54,10 +56,14 @@ def _convolved(
     padding: tuple[int, int],
     settings: dict[str, Any],
 ) -> Float[Array, "B h w D"]:
-    """The convolution of lax, whose gradient in the kernel is on CPUs worked out by `_kernel_gradient`."""
+    """The convolution of lax, whose gradient in the kernel is on one CPU worked out by `_kernel_gradient`."""
 
     def plain(x: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(x, kernel, (stride, stride), (padding, padding), **settings)
+
+    if sharding.shards_in_use() > 1:
+        # What is summed over blocks would be summed over devices at each of them.
+        return plain(x, kernel)
 
     def backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
         x, kernel = saved
@@ -106,13 +112,11 @@ def _kernel_gradient(
         subscripts = "bhwd,bhwp->dp"
         return jnp.einsum(subscripts, dy, patches, precision=precision, preferred_element_type=jnp.float32)
 
-    # Every block takes pictures from all devices.
-    x, dy = (a.reshape(-1, blocks, *a.shape[1:]) for a in (x, dy))
+    def add(total: Float[Array, "D k*k*C"], block: tuple[Array, Array]) -> tuple[Float[Array, "D k*k*C"], None]:
+        return total + of_block(*block), None
 
-    def add(total: Float[Array, "D k*k*C"], i: Array) -> tuple[Float[Array, "D k*k*C"], None]:
-        return total + of_block(*(lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in (x, dy))), None
-
-    total, _ = lax.scan(add, jnp.zeros((features, size**2 * channels), jnp.float32), jnp.arange(blocks))
+    in_blocks = tuple(a.reshape(blocks, -1, *a.shape[1:]) for a in (x, dy))
+    total, _ = lax.scan(add, jnp.zeros((features, size**2 * channels), jnp.float32), in_blocks)
     return total.T.reshape(size, size, channels, features)
 
 
