@@ -1,5 +1,6 @@
 """Weights of other libraries as exports: their files are made here, of our own fresh weights in their layout."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -94,3 +95,16 @@ def test_a_directory_of_hugging_face_has_the_last_word_on_sizes(tmp_path):
     stored = load_file(tmp_path / "out" / "model.safetensors")
     for path, x in trees.unstack({k: np.asarray(v) for k, v in trees.flatten({"params": params}).items()}).items():
         np.testing.assert_array_equal(stored[path], x, err_msg=path)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for part in (
+        "both sides resized to\n16 px",
+        "the bytes of UTF-8",
+        "without punctuation (clean 'canonical')",
+        "8, of which the first is 1 and the last 2; 1 fills up",
+        "10 * cosine + -10",
+    ):
+        assert part in card, part
+    found = {"pictures": np.zeros((2, 20, 30, 3), np.uint8)}
+    code = "".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+    exec(code.replace("path/of/this/folder", str(tmp_path / "out")), found)
+    assert found["cosines"].shape == (2, 2) and found["features"].shape == (2, 16)

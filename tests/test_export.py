@@ -99,7 +99,7 @@ def test_export_holds_single_blocks_and_says_how_to_feed_them(exported):
     saved = json.loads((exported / "config.json").read_text())
     assert saved["step"] == 5 and saved["run"]["class_names"]["label/shape"] == ["disc", "square"]
     assert saved["preprocess"] == {
-        "channels": "RGB", "layout": "BHWC", "size_px": 32, "resize": "bicubic", "antialias": True,
+        "channels": "RGB", "layout": "BHWC", "size_px": 32, "resize": "bicubic", "antialias": True, "aspect": "keep",
         "resize_short_side_px": 32, "crop": "center", "crop_fraction": 1.0, "value_range": [0.0, 1.0],
         "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
     }  # fmt: skip
@@ -117,6 +117,7 @@ def test_card_tells_training_results_and_use(exported):
         "hue19, and 10 more",
     ):
         assert part in card, part
+    assert "## Texts" not in card
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])

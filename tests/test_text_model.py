@@ -96,6 +96,7 @@ def test_an_export_reads_texts_when_the_vocabulary_and_the_run_are_gone(tmp_path
     run.rename(tmp_path / "elsewhere")
     model = vitjax.load(exported)
     assert model.tokenizer.name == f"hf:{exported}/tokenizer/words.json" and model.tokenizer.vocab_size == 86
+    assert "library tokenizers, in `tokenizer/words.json`" in (exported / "README.md").read_text()
     np.testing.assert_allclose(model.text_embed(["R G"]), [[0.5**0.5, 0.5**0.5, 0]], atol=1e-6)
 
 

@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 import vitjax
 from vitjax import augment, cli, experiment, model, model_card, trees
 from vitjax.config import Tracked
+from vitjax.data import vocabulary_files
 from vitjax.errors import UserError
 from vitjax.experiment import Experiment
 from vitjax.interop import huggingface, table
@@ -98,7 +99,7 @@ def write_vitjax(built: Experiment, variables: Any, step: int, folder: Path, ori
         folder / experiment.WEIGHTS,
         metadata={"format": "vitjax", "version": vitjax.__version__, "step": str(step)},
     )
-    facts = _config(built, flat, step) | ({"origin": origin} if origin else {})
+    facts = _config(built, flat, step) | _texts(built, flat) | ({"origin": origin} if origin else {})
     (folder / experiment.WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors writes for its user alone
     (folder / experiment.FILE).write_text(json.dumps(facts, indent=1))
     experiment.keep_tokenizer(built, folder)
@@ -185,6 +186,20 @@ def _config(built: Experiment, flat: Mapping[str, np.ndarray], step: int) -> dic
         },
         "model": FIXED.get(settings.get("name"), {}) | settings | {"parameters": _parameters(flat)},
     }
+
+
+def _texts(built: Experiment, flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the same user needs for texts, where the model embeds them: what tokens are, and what cosines become."""
+    tokens, data = built.run.tokens, built.config.data
+    if tokens is None or "text_embed" not in built.objective.predict:
+        return {}
+    kind = vocabulary_files.kind_of(data.tokenizer)
+    files = [f"{vocabulary_files.FOLDER}/{os.path.basename(path)}" for path in vocabulary_files.paths(data.tokenizer)]
+    facts = {"tokenizer": kind or data.tokenizer, "files": files, "clean": data.text_clean} | tokens._asdict()
+    if "params/logit_scale" in flat:
+        facts["scale"] = float(np.exp(flat["params/logit_scale"]))
+        facts["bias"] = float(flat.get("params/logit_bias", 0.0))
+    return {"texts": facts}
 
 
 def _parameters(flat: Mapping[str, np.ndarray]) -> int:

@@ -26,10 +26,10 @@ features = model.features(pictures)  # uint8 [B, H, W, 3] of any size -> float32
 ```
 
 Without vitjax: `{weights}` holds every array under its name (`params/backbone/...`), and `{config}` the
-architecture (`model`) and what to feed it (`preprocess`): RGB in 0..1, the short side resized to
+architecture (`model`) and what to feed it (`preprocess`): RGB in 0..1, {sides} resized to
 {short_px} px ({resize}, antialiased), the centre cut to {size_px} px, minus mean
 ({mean}), divided by std ({std}).
-
+{texts}
 ## Training
 
 {training}
@@ -43,6 +43,37 @@ The whole config is in `{config}`.
 
 {labels}
 """
+
+_TEXTS = """
+## Texts
+
+```python
+images = model.image_embed(pictures)                      # unit vectors [B, E]
+texts = model.text_embed(["a red bicycle", "two dogs"])   # unit vectors [T, E]
+cosines = images @ texts.T
+names = ["cat", "dog"]
+[names[k] for k in model.zero_shot(pictures, names).argmax(1)]  # what each picture shows
+```
+
+Without vitjax, by `texts` in `{config}`:
+
+- tokenizer: {tokenizer}
+- cleaning before it: {cleaned}
+- tokens of a text: {text_length}, of which the first is {begin} and the last {end}; {pad} fills up what is shorter, and
+  what is longer is cut before its last
+- logit of a picture and a text (logit scale, and bias where there is one): {logit}
+"""
+_CLEANED = {
+    "": "none (clean '')",
+    "lower": "lower case and single spaces (clean 'lower')",
+    "canonical": "lower case and single spaces, without punctuation (clean 'canonical')",
+}
+_TOKENIZERS = {
+    "bytes": "the bytes of UTF-8, 3 added to each",
+    "clip": "CLIP's byte pairs, after CLIP's own cleaning",
+    "hf": "a tokenizer.json of the library tokenizers",
+    "sentencepiece": "a model of the library sentencepiece",
+}
 
 
 def card(facts: Mapping[str, Any], measured: Mapping[str, float]) -> str:
@@ -63,12 +94,29 @@ def card(facts: Mapping[str, Any], measured: Mapping[str, float]) -> str:
         weights=experiment.WEIGHTS,
         config=experiment.FILE,
         size_px=feed["size_px"],
+        texts=_texts(facts["texts"]) if "texts" in facts else "",
+        sides="both sides" if feed["aspect"] == "squash" else "the short side",
         short_px=feed["resize_short_side_px"],
         resize=feed["resize"],
         mean=", ".join(f"{x:g}" for x in feed["mean"]),
         std=", ".join(f"{x:g}" for x in feed["std"]),
         results=_results(measured),
         labels="\n".join(f"- `{k}`: {_listed(v)}" for k, v in facts["run"]["class_names"].items()) or "None.",
+    )
+
+
+def _texts(texts: Mapping[str, Any]) -> str:
+    """How texts become vectors, and what is made of their cosines."""
+    files = ", ".join(f"`{file}`" for file in texts["files"])
+    logit = f"{texts['scale']:.6g} * cosine + {texts['bias']:.6g}" if "scale" in texts else "the cosine"
+    return _TEXTS.format(
+        config=experiment.FILE,
+        tokenizer=_TOKENIZERS[texts["tokenizer"]] + (f", in {files}" if files else ""),
+        cleaned=_CLEANED[texts["clean"]],
+        text_length=texts["text_length"],
+        **{name: "none of its own" if texts[name] is None else texts[name] for name in ("begin", "end")},
+        pad=texts["pad"],
+        logit=logit,
     )
 
 
