@@ -99,7 +99,7 @@ def test_a_directory_of_hugging_face_has_the_last_word_on_sizes(tmp_path):
     for part in (
         "both sides resized to\n16 px",
         "the bytes of UTF-8",
-        "no punctuation (clean 'canonical')",
+        "without punctuation (clean 'canonical')",
         "8, of which the first is 1 and the last 2; 1 fills up",
         "10 * cosine + -10",
     ):

@@ -58,15 +58,15 @@ names = ["cat", "dog"]
 Without vitjax, by `texts` in `{config}`:
 
 - tokenizer: {tokenizer}
-- before it: {cleaned}
+- cleaning before it: {cleaned}
 - tokens of a text: {text_length}, of which the first is {begin} and the last {end}; {pad} fills up what is shorter, and
   what is longer is cut before its last
 - logit of a picture and a text (logit scale, and bias where there is one): {logit}
 """
 _CLEANED = {
-    "": "nothing is cleaned (clean '')",
+    "": "none (clean '')",
     "lower": "lower case and single spaces (clean 'lower')",
-    "canonical": "lower case, single spaces and no punctuation (clean 'canonical')",
+    "canonical": "lower case and single spaces, without punctuation (clean 'canonical')",
 }
 _TOKENIZERS = {
     "bytes": "the bytes of UTF-8, 3 added to each",
