@@ -72,6 +72,9 @@ HEALTHY = {
         learning_rate=np.minimum(np.arange(len(STEPS)), 30),
     ),
     "has codes that become sure slowly": dict(health__assignment_entropy=0.9999 - 0.00005 * np.arange(len(STEPS))),
+    "learns from codes that are alike": dict(
+        health__assignment_entropy=flat(0.999), loss=flat(0.5 * CHANCE), chance=flat(CHANCE)
+    ),
     "has soft codes": dict(health__assignment_entropy=0.97 + 0.005 * NOISE),
     "has spread embeddings": dict(health__embedding_std=flat(0.8)),
     "begins with made pictures that are alike": dict(health__diversity=np.minimum(1, 0.02 * np.arange(len(STEPS)))),

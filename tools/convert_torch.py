@@ -101,7 +101,7 @@ def _weights(weights: str) -> Any:
 
 
 def _script_weights(weights: str) -> Any:
-    """The weights of a TorchScript archive, none of whose code is run.
+    """The weights of a TorchScript archive that has no code for loading.
 
     Its reader makes no objects of Python, but compiles the archive's own code and calls its modules' __setstate__,
     which may write files: archives that have such a method are refused. The compiler itself is trusted no further
@@ -110,8 +110,8 @@ def _script_weights(weights: str) -> Any:
     import torch
 
     with zipfile.ZipFile(weights) as archive:
-        code = (archive.read(name) for name in archive.namelist() if name.endswith(".py"))
-        if any(SETSTATE in text for text in code):
+        # Whatever its name: torch's reader takes names of either case, and the first of two that are alike.
+        if any(SETSTATE in archive.read(entry) for entry in archive.infolist()):
             _refuse(
                 "it is a TorchScript archive with code of its own for loading (__setstate__), as quantised modules "
                 "have; it has to be saved as a state_dict by whoever trusts it"

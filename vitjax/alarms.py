@@ -120,8 +120,13 @@ def _crowded(history: History, name: str, limit: float, on: Finding | None) -> F
 
 
 def _alike_codes(history: History, name: str, limit: float, on: Finding | None) -> Finding | None:
-    """Each picture is given all prototypes alike, for PATIENCE looks, no fewer with time, and not in the warm-up."""
-    values = history.last(name, PATIENCE)
+    """Each picture is given all prototypes alike, for PATIENCE looks, no fewer with time, and not in the warm-up.
+
+    Soft codes do no harm where the loss is well below chance, as DINO's are at the start.
+    """
+    values, last = history.last(name, PATIENCE), history.looks[-1]
+    if last.get("loss", math.inf) < 0.95 * last.get("chance", 0.0):
+        return None
     value = statistics.median(values)
     if len(values) < PATIENCE or value <= limit or _warming(history) or (on is None and _falls(values)):
         return None
@@ -207,7 +212,8 @@ RULES: Mapping[str, Rule] = {
         ("health/assignment_entropy",),
         _alike_codes,
         "All prototypes are alike to each picture, and there is nothing to predict: try a smaller "
-        "config.objective.epsilon (SwAV) or teacher_temperature (DINO), or a larger config.optim.held_epochs",
+        "config.objective.epsilon (SwAV) or config.objective.teacher_temperature (DINO), or a larger "
+        "config.optim.held_epochs",
     ),
     "modes": Rule(
         ("health/diversity",),

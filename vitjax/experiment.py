@@ -31,7 +31,7 @@ FILE = "config.json"
 WEIGHTS = "model.safetensors"
 KEY_PREPARE = 3  # of what is measured before sampling
 # What makes other features of the same weights, and leaves no trace in their names and shapes.
-TRACELESS = {"model": ("activation", "norm_eps", "heads", "posemb"), "data": ("mean", "std")}
+TRACELESS = {"model": ("activation", "norm_eps", "heads", "posemb", "stem"), "data": ("mean", "std")}
 # What may differ between the parts of one run.
 MAY_CHANGE = (
     "total_steps", "total_epochs", "log/", "alarms/", "evals/", "mesh/", "checkpoint/", "profile/", "init/", "dtype",
@@ -278,6 +278,7 @@ def _read_file(path: str | Path) -> dict[str, Any]:
     saved = json.loads(file.read_text())
     if saved["format"] != FORMAT:
         raise UserError(f"{file} has format {saved['format']!r}; this version reads format {FORMAT}")
+    saved["config"]["data"].setdefault("eval_aspect", "keep")  # what it was before there was a choice
     return saved
 
 

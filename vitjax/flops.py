@@ -3,7 +3,7 @@
 Matrix products and convolutions alone are counted, each multiplication and addition as one: twice the MACs
 that papers often call the FLOPs of a model. Recomputation under `remat` is in the jaxpr and so is counted;
 multiplications by the zeros of a dilated input (the gradient of a strided convolution) are not, nor is what no
-result comes from.
+result comes from; a loop or a call is counted whole.
 """
 
 import math

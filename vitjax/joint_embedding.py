@@ -243,7 +243,7 @@ def positive(name: str, value: float) -> float:
     return value
 
 
-def at_least(name: str, value: int, least: int) -> int:
+def at_least(name: str, value: float, least: float) -> float:
     """`value` of config.objective.<name>, if it is no less than `least`."""
     if value < least:
         raise UserError(f"config.objective.{name}={value} must be at least {least}")

@@ -41,7 +41,7 @@ PER_DEVICE = 64  # pictures that are embedded together
 MANY = 2**20  # pictures, from which on faiss is used where it is installed
 # What an embedding depends on beside the weights: sections of the config, and how `data` shows pictures.
 MODEL = ("model", "text", "towers", "objective")
-VIEW = ("size_px", "canvas_px", "resize", "eval_crop_fraction", "mean", "std", "max_pixels")
+VIEW = ("size_px", "canvas_px", "resize", "eval_crop_fraction", "eval_aspect", "mean", "std", "max_pixels")
 
 
 class Index(NamedTuple):
@@ -237,7 +237,7 @@ def _make_room(flag: str, file: str) -> None:
     except OSError as error:
         raise UserError(f"{flag}={file}: {folder} cannot be made ({error.strerror}); name another file") from error
     if Path(file).is_dir() or not os.access(folder, os.W_OK):
-        why = "is a folder" if Path(file).is_dir() else f"may not be written to {folder}"
+        why = "is a folder" if Path(file).is_dir() else f"cannot be made: {folder} may not be written to"
         raise UserError(f"{flag}={file} {why}; name another file")
 
 

@@ -106,3 +106,9 @@ def test_over_several_devices_the_gradient_is_laxs():
     config = base_config().mesh
     assert loops(sharding.make_mesh(config, jax.devices()[:1]))
     assert not loops(sharding.make_mesh(config, jax.devices()[:8]))
+
+
+def test_no_picture_has_a_gradient_of_zero():
+    x, kernel = jnp.zeros((0, 8, 8, 5)), jnp.ones((3, 3, 5, 4))
+    gradient = jax.grad(lambda kernel: jnp.sum(convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), **LAX)))(kernel)
+    assert gradient.shape == kernel.shape and not np.any(gradient)

@@ -64,7 +64,7 @@ def center_crop(
     method: str = "bicubic",
     aspect: str = "keep",
 ) -> Float[Array, "B S S 3"]:
-    """The middle of each picture in 0..1: short side resized to int(size_px / crop_fraction), then cut.
+    """The middle of each picture in 0..1: short side resized to `resized_px`, then cut.
 
     With the aspect 'squash' both sides are resized to that length. A picture that is smaller is enlarged. The cut
     starts where torchvision's does.
