@@ -219,7 +219,7 @@ def identity(built: Experiment, variables: Any, pictures: Pictures) -> str:
     Not the path of the model: other weights may come to lie there, and the same ones elsewhere.
     """
     config = built.config.to_dict()
-    settings = [{name: config.get(name) for name in MODEL}, {name: config["data"][name] for name in VIEW}]
+    settings = [{name: config[name] for name in MODEL if name in config}, {name: config["data"][name] for name in VIEW}]
     weights = {path: checksums.of_host(np.asarray(x)) for path, x in trees.flatten(variables).items()}
     facts = json.dumps([settings, str(built.run.dtype), weights, list(pictures.names())], sort_keys=True)
     return hashlib.sha256(facts.encode("utf-8", "replace")).hexdigest()
@@ -236,9 +236,10 @@ def _make_room(flag: str, file: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{flag}={file}: {folder} cannot be made ({error.strerror}); name another file") from error
-    if Path(file).is_dir() or not os.access(folder, os.W_OK):
-        why = "is a folder" if Path(file).is_dir() else f"cannot be made: {folder} may not be written to"
-        raise UserError(f"{flag}={file} {why}; name another file")
+    if Path(file).is_dir():
+        raise UserError(f"{flag}={file} is a folder; name another file")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{flag}={file}: {folder} may not be written to; name another file")
 
 
 def main(argv: Sequence[str]) -> int:
