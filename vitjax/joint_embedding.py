@@ -110,8 +110,7 @@ class Teacher:
 
     def __init__(self, network: Network, initial_momentum: float, run: Run, ahead: bool = False):
         """`ahead`: the average moves before the step's targets are made, not after the step (MoCo v3)."""
-        if not 0 <= initial_momentum <= 1:
-            raise UserError(f"config.objective.momentum={initial_momentum} must be between 0 and 1; try 0.99")
+        share("momentum", initial_momentum, 0.99)
         # The teacher has no predictor, and drops no paths.
         still = {"drop_path": 0.0} if hasattr(network.backbone, "drop_path") else {}
         self._network = network.clone(predictor=None, backbone=network.backbone.clone(**still))
@@ -247,6 +246,13 @@ def at_least(name: str, value: float, least: float) -> float:
     """`value` of config.objective.<name>, if it is no less than `least`."""
     if value < least:
         raise UserError(f"config.objective.{name}={value} must be at least {least}")
+    return value
+
+
+def share(name: str, value: float, such_as: float) -> float:
+    """`value` of config.objective.<name>, if it is a share, such as that which a moving average keeps."""
+    if not 0 <= value <= 1:
+        raise UserError(f"config.objective.{name}={value} must be between 0 and 1; try {such_as}")
     return value
 
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vitjax import health, joint_embedding, models, schedules
-from vitjax.errors import UserError
 from vitjax.losses.distillation import dino, moved_center
 from vitjax.models import heads
 from vitjax.objective import Objective, Run
@@ -37,9 +36,7 @@ def make(config: Any, run: Run) -> Objective:
         joint_embedding.positive("teacher_temperature", settings.teacher_temperature),
         round(warmup_epochs * run.steps_per_epoch),
     )
-    center_momentum = settings.center_momentum
-    if not 0 <= center_momentum <= 1:
-        raise UserError(f"config.objective.center_momentum={center_momentum} must be between 0 and 1; try 0.9")
+    center_momentum = joint_embedding.share("center_momentum", settings.center_momentum, 0.9)
     joint_embedding.count_views(config)
     network = joint_embedding.Network(
         backbone=models.build(config.model, run.dtype),
