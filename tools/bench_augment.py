@@ -153,10 +153,11 @@ def step(values: Any, sizes_px: Sequence[int]) -> tuple[Callable[..., Any], tupl
     variables = jax.eval_shape(model.init, jax.random.key(0), views[0][:1])
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), variables)
 
+    others = [name for name in variables if name != "params"]
+
     def loss(params: Any, views: Any) -> Any:
-        others = {name: tree for name, tree in variables.items() if name != "params"}
-        variables_now = {"params": params, **others}
-        outs = [model.apply(variables_now, images, train=True, mutable=list(others))[0] for images in views]
+        trained = {**variables, "params": params}
+        outs = [model.apply(trained, images, train=True, mutable=others)[0] for images in views]
         return sum(jnp.mean(out["features"] ** 2) for out in outs)
 
     return jax.grad(loss), (variables["params"], views)

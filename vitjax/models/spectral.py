@@ -37,7 +37,7 @@ class Linear(nn.Module):
 
 
 class Conv(nn.Module):
-    """A square convolution of stride 1 that keeps the size, with W / sigma."""
+    """A square convolution of an odd kernel and stride 1, which keeps the size, with W / sigma."""
 
     features: int
     kernel: int
